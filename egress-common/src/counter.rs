@@ -1,0 +1,121 @@
+//! Counters of what the kernel programs did.
+
+/// One counter; its number is its index in the counters' map.
+#[repr(u32)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Counter {
+    /// Passed: the destination is inside the namespace.
+    PassLoopback,
+    /// Passed: the cgroup is exempt.
+    PassExempt,
+    /// Passed: the namespace has no scope.
+    PassUnregistered,
+    /// Passed: a destination prefix says so.
+    PassPrefix,
+    /// Passed: neither TCP nor UDP.
+    PassProtocol,
+    /// Passed: the port is not captured.
+    PassOtherPort,
+    /// Passed: name resolution, where other ports are refused.
+    PassDns,
+    /// Redirected to `127.0.0.1`.
+    RedirectV4,
+    /// Redirected to `::ffff:127.0.0.1`.
+    RedirectV4Mapped,
+    /// Redirected to `::1`.
+    RedirectV6,
+    /// Refused: the namespace has no scope.
+    RefuseUnregistered,
+    /// Refused: a destination prefix says so.
+    RefusePrefix,
+    /// Refused: UDP to a captured port.
+    RefuseUdp,
+    /// Refused: the port is not captured.
+    RefuseOtherPort,
+    /// Refused: the scope has no listener.
+    RefuseNoListener,
+    /// Refused: bound to a device and not to be released from it.
+    RefuseBoundDevice,
+    /// Refused: the original destination could not be stored.
+    RefuseStorage,
+    /// Refused: the settings could not be read.
+    RefuseSettings,
+    /// A flow record was written for the agent.
+    FlowRecorded,
+    /// A flow record could not be written; the agent closes the connection.
+    FlowLost,
+    /// A process connected to the agent's listener by itself; the agent closes the connection.
+    DirectToListener,
+}
+
+impl Counter {
+    /// Every counter, in the order of its number.
+    pub const ALL: [Counter; 21] = [
+        Counter::PassLoopback,
+        Counter::PassExempt,
+        Counter::PassUnregistered,
+        Counter::PassPrefix,
+        Counter::PassProtocol,
+        Counter::PassOtherPort,
+        Counter::PassDns,
+        Counter::RedirectV4,
+        Counter::RedirectV4Mapped,
+        Counter::RedirectV6,
+        Counter::RefuseUnregistered,
+        Counter::RefusePrefix,
+        Counter::RefuseUdp,
+        Counter::RefuseOtherPort,
+        Counter::RefuseNoListener,
+        Counter::RefuseBoundDevice,
+        Counter::RefuseStorage,
+        Counter::RefuseSettings,
+        Counter::FlowRecorded,
+        Counter::FlowLost,
+        Counter::DirectToListener,
+    ];
+
+    /// The counter's number.
+    #[inline(always)]
+    pub const fn index(self) -> u32 {
+        self as u32
+    }
+
+    /// The counter's name: verdict and reason.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Counter::PassLoopback => "pass_loopback",
+            Counter::PassExempt => "pass_exempt",
+            Counter::PassUnregistered => "pass_unregistered",
+            Counter::PassPrefix => "pass_prefix",
+            Counter::PassProtocol => "pass_protocol",
+            Counter::PassOtherPort => "pass_other_port",
+            Counter::PassDns => "pass_dns",
+            Counter::RedirectV4 => "redirect_v4",
+            Counter::RedirectV4Mapped => "redirect_v4_mapped",
+            Counter::RedirectV6 => "redirect_v6",
+            Counter::RefuseUnregistered => "refuse_unregistered",
+            Counter::RefusePrefix => "refuse_prefix",
+            Counter::RefuseUdp => "refuse_udp",
+            Counter::RefuseOtherPort => "refuse_other_port",
+            Counter::RefuseNoListener => "refuse_no_listener",
+            Counter::RefuseBoundDevice => "refuse_bound_device",
+            Counter::RefuseStorage => "refuse_storage",
+            Counter::RefuseSettings => "refuse_settings",
+            Counter::FlowRecorded => "flow_recorded",
+            Counter::FlowLost => "flow_lost",
+            Counter::DirectToListener => "direct_to_listener",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_positions() {
+        for (position, counter) in Counter::ALL.into_iter().enumerate() {
+            assert_eq!(usize::try_from(counter.index()), Ok(position));
+        }
+    }
+}

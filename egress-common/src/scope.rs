@@ -1,0 +1,261 @@
+//! What the agent tells the kernel programs: one record for all, and one for each captured
+//! network namespace.
+
+use crate::{Addr, Port};
+
+/// How many captured ports a scope can have.
+pub const MAX_PORTS: usize = 16;
+
+/// How many cgroups can be exempt.
+pub const EXEMPT_CGROUPS: usize = 4;
+
+/// What becomes of a connection that no rule speaks about.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Fallback {
+    /// It goes where the application meant it to go.
+    Pass,
+    /// The application gets `EPERM`.
+    Refuse,
+}
+
+impl Fallback {
+    const PASS: u8 = 1;
+
+    const fn to_byte(self) -> u8 {
+        match self {
+            Fallback::Pass => Fallback::PASS,
+            Fallback::Refuse => 0,
+        }
+    }
+
+    /// Refuses unless the byte says otherwise, so that a record of zeros is a closed one.
+    const fn from_byte(byte: u8) -> Fallback {
+        match byte {
+            Fallback::PASS => Fallback::Pass,
+            _ => Fallback::Refuse,
+        }
+    }
+}
+
+/// More captured ports than [`MAX_PORTS`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct TooManyPorts;
+
+impl core::fmt::Display for TooManyPorts {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "at most {MAX_PORTS} ports can be captured")
+    }
+}
+
+impl core::error::Error for TooManyPorts {}
+
+/// How one captured network namespace is treated.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ScopeConfig {
+    listen_v4: Port,
+    listen_v6: Port,
+    other_ports: u8,
+    zero: [u8; 3],
+    /// Captured ports; what is not used is [`Port::NONE`].
+    ports: [Port; MAX_PORTS],
+}
+
+const _: () = assert!(size_of::<ScopeConfig>() == 8 + 2 * MAX_PORTS);
+
+impl ScopeConfig {
+    /// A scope with the agent's listeners on `127.0.0.1` and, unless it is [`Port::NONE`], on
+    /// `::1`. Everything but the captured ports is refused until
+    /// [`with_other_ports`](Self::with_other_ports) says otherwise.
+    pub const fn new(listen_v4: Port, listen_v6: Port) -> ScopeConfig {
+        ScopeConfig {
+            listen_v4,
+            listen_v6,
+            other_ports: Fallback::Refuse.to_byte(),
+            zero: [0; 3],
+            ports: [Port::NONE; MAX_PORTS],
+        }
+    }
+
+    /// Captures `ports`, given in the machine's byte order; port 0 is ignored.
+    ///
+    /// # Errors
+    /// Fails when there are more than [`MAX_PORTS`].
+    pub fn with_ports(mut self, ports: &[u16]) -> Result<ScopeConfig, TooManyPorts> {
+        let slots = self.ports.get_mut(..ports.len()).ok_or(TooManyPorts)?;
+        for (slot, port) in slots.iter_mut().zip(ports) {
+            *slot = Port::from_host(*port);
+        }
+        Ok(self)
+    }
+
+    /// Says what becomes of TCP and UDP to ports that are not captured.
+    pub const fn with_other_ports(mut self, other_ports: Fallback) -> ScopeConfig {
+        self.other_ports = other_ports.to_byte();
+        self
+    }
+
+    /// Whether `port` is captured.
+    #[inline(always)]
+    pub fn captures(&self, port: Port) -> bool {
+        !port.is_none() && self.ports.contains(&port)
+    }
+
+    /// The port of the listener on `127.0.0.1`.
+    #[inline(always)]
+    pub const fn listen_v4(&self) -> Port {
+        self.listen_v4
+    }
+
+    /// The port of the listener on `::1`; [`Port::NONE`] where the namespace has no such address.
+    #[inline(always)]
+    pub const fn listen_v6(&self) -> Port {
+        self.listen_v6
+    }
+
+    /// What becomes of TCP and UDP to ports that are not captured.
+    #[inline(always)]
+    pub const fn other_ports(&self) -> Fallback {
+        Fallback::from_byte(self.other_ports)
+    }
+
+    /// Whether the agent listens at this address and port.
+    #[inline(always)]
+    pub fn listens_at(&self, addr: Addr, port: Port) -> bool {
+        !port.is_none()
+            && ((addr == Addr::LOOPBACK_V4 && port == self.listen_v4)
+                || (addr == Addr::LOOPBACK_V6 && port == self.listen_v6))
+    }
+}
+
+/// What holds for every namespace.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Settings {
+    /// Ids of cgroups that are never captured; what is not used is 0, which is no cgroup's id.
+    exempt: [u64; EXEMPT_CGROUPS],
+    unregistered: u8,
+    zero: [u8; 7],
+}
+
+const _: () = assert!(size_of::<Settings>() == 8 * EXEMPT_CGROUPS + 8);
+
+impl Settings {
+    /// Settings with these exempt cgroups (0: none) and this fate for connections of namespaces
+    /// without a scope.
+    pub const fn new(exempt: [u64; EXEMPT_CGROUPS], unregistered: Fallback) -> Settings {
+        Settings {
+            exempt,
+            unregistered: unregistered.to_byte(),
+            zero: [0; 7],
+        }
+    }
+
+    /// Whether sockets of this cgroup are left alone.
+    #[inline(always)]
+    pub fn exempts(&self, cgroup: u64) -> bool {
+        cgroup != 0 && self.exempt.contains(&cgroup)
+    }
+
+    /// What becomes of connections of namespaces without a scope.
+    #[inline(always)]
+    pub const fn unregistered(&self) -> Fallback {
+        Fallback::from_byte(self.unregistered)
+    }
+}
+
+/// What becomes of connections into a destination prefix.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum PrefixAction {
+    /// They are treated as if there were no prefix: an exception from a shorter one.
+    Judge,
+    /// They pass, whatever the port.
+    Pass,
+    /// They are refused, whatever the port.
+    Refuse,
+}
+
+/// The map's form of a [`PrefixAction`].
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct PrefixRule {
+    action: u8,
+    zero: [u8; 3],
+}
+
+const _: () = assert!(size_of::<PrefixRule>() == 4);
+
+impl PrefixRule {
+    const JUDGE: u8 = 1;
+    const PASS: u8 = 2;
+
+    /// The rule that does `action`.
+    pub const fn new(action: PrefixAction) -> PrefixRule {
+        PrefixRule {
+            action: match action {
+                PrefixAction::Judge => PrefixRule::JUDGE,
+                PrefixAction::Pass => PrefixRule::PASS,
+                PrefixAction::Refuse => 0,
+            },
+            zero: [0; 3],
+        }
+    }
+
+    /// What the rule does; it refuses unless its bytes say otherwise.
+    #[inline(always)]
+    pub const fn action(&self) -> PrefixAction {
+        match self.action {
+            PrefixRule::JUDGE => PrefixAction::Judge,
+            PrefixRule::PASS => PrefixAction::Pass,
+            _ => PrefixAction::Refuse,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ports_are_bounded_and_zero_is_none() {
+        let scope = ScopeConfig::new(Port::from_host(1), Port::NONE);
+        let full: [u16; MAX_PORTS] = core::array::from_fn(|n| u16::try_from(n).unwrap());
+        let scope_full = scope.with_ports(&full).unwrap();
+        assert!(scope_full.captures(Port::from_host(15)));
+        assert!(!scope_full.captures(Port::from_host(16)));
+        assert!(!scope_full.captures(Port::NONE));
+        assert!(!scope.captures(Port::NONE));
+        assert_eq!(scope.with_ports(&[1; MAX_PORTS + 1]), Err(TooManyPorts));
+    }
+
+    #[test]
+    fn an_unknown_byte_refuses() {
+        let mut settings = Settings::new([0; EXEMPT_CGROUPS], Fallback::Pass);
+        assert_eq!(settings.unregistered(), Fallback::Pass);
+        settings.unregistered = 7;
+        assert_eq!(settings.unregistered(), Fallback::Refuse);
+        let unknown = PrefixRule {
+            action: 200,
+            zero: [0; 3],
+        };
+        assert_eq!(unknown.action(), PrefixAction::Refuse);
+    }
+
+    #[test]
+    fn cgroup_zero_is_never_exempt() {
+        let settings = Settings::new([0, 9, 0, 0], Fallback::Refuse);
+        assert!(settings.exempts(9));
+        assert!(!settings.exempts(0));
+    }
+
+    #[test]
+    fn listeners_are_told_from_other_loopback_ports() {
+        let scope = ScopeConfig::new(Port::from_host(1001), Port::from_host(1002));
+        assert!(scope.listens_at(Addr::LOOPBACK_V4, Port::from_host(1001)));
+        assert!(scope.listens_at(Addr::LOOPBACK_V6, Port::from_host(1002)));
+        assert!(!scope.listens_at(Addr::LOOPBACK_V4, Port::from_host(1002)));
+        assert!(!scope.listens_at(Addr::from_be_v4(0), Port::from_host(1001)));
+        let no_v6 = ScopeConfig::new(Port::from_host(1001), Port::NONE);
+        assert!(!no_v6.listens_at(Addr::LOOPBACK_V6, Port::NONE));
+    }
+}

@@ -1,0 +1,68 @@
+//! The maps. Their names and sizes are `egress_common::maps`'s.
+
+use aya_ebpf::{
+    Global,
+    bindings::BPF_F_NO_PREALLOC,
+    btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, SkStorage, lpm_trie},
+    macros::btf_map,
+};
+use egress_common::{
+    Addr, Counter, Flow, FlowKey, PrefixAction, PrefixRule, Redirected, ScopeConfig, Settings,
+    maps::{COUNTERS_LEN, FLOWS_LEN, PREFIXES_LEN, SCOPES_LEN},
+};
+
+#[btf_map]
+static SETTINGS: Array<Settings, 1> = Array::new();
+
+/// Namespace cookie → scope.
+#[btf_map]
+static SCOPES: HashMap<u64, ScopeConfig, SCOPES_LEN, { BPF_F_NO_PREALLOC as usize }> =
+    HashMap::new();
+
+/// Destination prefix → what becomes of connections into it.
+#[btf_map]
+static PREFIXES: LpmTrie<Addr, PrefixRule, PREFIXES_LEN> = LpmTrie::new();
+
+/// What the agent takes after `accept`.
+#[btf_map]
+pub(crate) static FLOWS: LruHashMap<FlowKey, Flow, FLOWS_LEN> = LruHashMap::new();
+
+/// Redirected sockets; an entry lives exactly as long as its socket.
+#[btf_map]
+pub(crate) static SOCKETS: SkStorage<Redirected> = SkStorage::new();
+
+#[btf_map]
+static COUNTERS: PerCpuArray<u64, COUNTERS_LEN> = PerCpuArray::new();
+
+/// Whether the running kernel knows `bpf_skc_to_mptcp_sock`; set by the loader, so that the
+/// verifier never looks at the call where it does not.
+#[unsafe(no_mangle)]
+pub(crate) static MPTCP_SOCK: Global<u8> = Global::new(0);
+
+#[inline(always)]
+pub(crate) fn settings() -> Option<&'static Settings> {
+    SETTINGS.get(0)
+}
+
+#[inline(always)]
+pub(crate) fn scope(netns: u64) -> Option<&'static ScopeConfig> {
+    // SAFETY: userspace replaces a scope as a whole, and a record that it removes meanwhile stays
+    // readable until the program ends.
+    unsafe { SCOPES.get(netns) }
+}
+
+#[inline(always)]
+pub(crate) fn prefix(addr: Addr) -> Option<PrefixAction> {
+    PREFIXES
+        .get(&lpm_trie::Key::new(128, addr))
+        .map(PrefixRule::action)
+}
+
+#[inline(always)]
+pub(crate) fn count(counter: Counter) {
+    if let Some(slot) = COUNTERS.get_ptr_mut(counter.index()) {
+        // SAFETY: the slot is this processor's own, and a program is not interrupted by another
+        // one that counts on the same processor.
+        unsafe { *slot += 1 };
+    }
+}

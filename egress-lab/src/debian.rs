@@ -1,0 +1,178 @@
+//! Debian packages without installing them: downloaded by `apt-get` with state of its own and
+//! unpacked by `dpkg-deb` into a private tree. Needs neither root nor a change to the machine.
+
+use std::collections::BTreeSet;
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context as _, Result, bail};
+
+use self::apt::Apt;
+use self::progress::Progress;
+
+mod apt;
+mod progress;
+
+/// Parts of packages that neither a compiler nor a test peer reads; they are most of the bytes.
+const NOT_UNPACKED: [&str; 4] = [
+    "./usr/lib/llvm-*/lib/*.a",
+    "./usr/share/doc",
+    "./usr/share/man",
+    // The compiler's own source; its library's is in `library`.
+    "./usr/src/rustc-*/[!l]*",
+];
+
+/// A directory into which packages are unpacked, together with apt's state for it.
+#[derive(Clone, Debug)]
+pub struct Tree {
+    home: PathBuf,
+}
+
+impl Tree {
+    /// The tree kept at `home`, which need not exist yet.
+    pub fn at(home: impl Into<PathBuf>) -> Self {
+        Self { home: home.into() }
+    }
+
+    /// Whether this machine has the programs that download and unpack packages.
+    pub fn is_possible() -> bool {
+        ["apt-get", "dpkg-deb", "tar"]
+            .iter()
+            .all(|program| crate::tools::on_path(program).is_some())
+    }
+
+    /// Where the packages' `/` is.
+    pub fn root(&self) -> PathBuf {
+        self.home.join("root")
+    }
+
+    /// The directories in which the tree keeps shared libraries, in the form of `LD_LIBRARY_PATH`.
+    pub fn library_path(&self) -> OsString {
+        let mut directories = Vec::new();
+        for lib in ["usr/lib", "lib"] {
+            let Ok(entries) = fs::read_dir(self.root().join(lib)) else {
+                continue;
+            };
+            directories.extend(entries.flatten().map(|entry| entry.path()).filter(|path| {
+                let name = path.file_name().unwrap_or_default().to_string_lossy();
+                name.contains("-linux-gnu")
+            }));
+        }
+        std::env::join_paths(directories).unwrap_or_default()
+    }
+
+    /// Downloads `packages` and what they depend on, except for what the machine has installed,
+    /// and unpacks them. Says on standard error that it does, and `why`. Does nothing for packages
+    /// that were unpacked before.
+    ///
+    /// # Errors
+    ///
+    /// Fails where apt cannot be reached, does not know a package, or the disk is full. What was
+    /// not finished is done again by the next call.
+    pub fn install(&self, packages: &[&str], why: &str) -> Result<()> {
+        fs::create_dir_all(&self.home)
+            .with_context(|| format!("cannot create {}", self.home.display()))?;
+        let _lock = self.lock()?;
+        let unpacked = self.unpacked();
+        let missing: Vec<&str> = packages
+            .iter()
+            .copied()
+            .filter(|package| !unpacked.contains(*package))
+            .collect();
+        if missing.is_empty() {
+            return Ok(());
+        }
+        eprintln!(
+            "{why}: unpacking Debian's {} below {}; nothing is installed on the machine",
+            missing.join(", "),
+            self.home.display()
+        );
+        let apt = Apt::new(&self.home, &self.record())?;
+        apt.update();
+        let archives = apt.download(&missing)?;
+        let mut progress = Progress::new("unpacked");
+        for (done, archive) in archives.iter().enumerate() {
+            progress.show(done, archives.len());
+            self.unpack(archive)?;
+            self.remember(archive)?;
+            fs::remove_file(archive)?;
+        }
+        progress.finish(archives.len());
+        Ok(())
+    }
+
+    fn lock(&self) -> Result<File> {
+        let path = self.home.join("lock");
+        let file =
+            File::create(&path).with_context(|| format!("cannot create {}", path.display()))?;
+        file.lock()
+            .with_context(|| format!("cannot lock {}", path.display()))?;
+        Ok(file)
+    }
+
+    fn unpack(&self, archive: &Path) -> Result<()> {
+        let root = self.root();
+        fs::create_dir_all(&root)?;
+        let mut reader = Command::new("dpkg-deb")
+            .arg("--fsys-tarfile")
+            .arg(archive)
+            .stdout(Stdio::piped())
+            .spawn()
+            .context("cannot run dpkg-deb")?;
+        let tarball = reader.stdout.take().context("dpkg-deb has no output")?;
+        let written = Command::new("tar")
+            .args(["--extract", "--no-same-owner", "--no-same-permissions"])
+            .args(["--anchored", "--no-wildcards-match-slash"])
+            .args(NOT_UNPACKED.map(|pattern| format!("--exclude={pattern}")))
+            .arg("--directory")
+            .arg(&root)
+            .stdin(tarball)
+            .status()
+            .context("cannot run tar")?;
+        if !reader.wait()?.success() || !written.success() {
+            bail!("cannot unpack {}", archive.display());
+        }
+        Ok(())
+    }
+
+    /// The names of the packages in the tree.
+    fn unpacked(&self) -> BTreeSet<String> {
+        let record = fs::read_to_string(self.record()).unwrap_or_default();
+        record
+            .lines()
+            .filter_map(|line| line.strip_prefix("Package: "))
+            .map(str::to_owned)
+            .collect()
+    }
+
+    /// Adds the package to the record, in the form in which dpkg keeps it: apt counts what is
+    /// recorded as installed and does not download it for the next package that depends on it.
+    fn remember(&self, archive: &Path) -> Result<()> {
+        let fields = Command::new("dpkg-deb")
+            .arg("--field")
+            .arg(archive)
+            .output()
+            .context("cannot run dpkg-deb")?;
+        if !fields.status.success() {
+            bail!("cannot read {}", archive.display());
+        }
+        let path = self.record();
+        let mut record = File::options()
+            .create(true)
+            .append(true)
+            .open(&path)
+            .with_context(|| format!("cannot write {}", path.display()))?;
+        let mut stanza = b"Status: install ok installed\n".to_vec();
+        stanza.extend_from_slice(fields.stdout.trim_ascii());
+        stanza.extend_from_slice(b"\n\n");
+        record.write_all(&stanza)?;
+        Ok(())
+    }
+
+    fn record(&self) -> PathBuf {
+        self.home.join("unpacked")
+    }
+}

@@ -1,0 +1,289 @@
+//! The product itself in the lab: one agent and one gateway, each a process on a host of its own.
+
+use std::ffi::OsStr;
+use std::fmt::{self, Write as _};
+use std::fs;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context as _, bail};
+use rustix::process::Signal;
+use serde_json::Value;
+
+use crate::cgroup::Cgroup;
+use crate::lab::{Host, Lab};
+use crate::names::Names;
+use crate::process::Process;
+use crate::{http, wait};
+
+/// Where both processes answer about themselves, each on its own host.
+pub const ADMIN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9901);
+
+/// The port on which the gateway takes agents.
+pub const TUNNEL_PORT: u16 = 8443;
+
+/// What a deployment is made of.
+#[derive(Clone, Debug)]
+pub struct Setup<'a> {
+    /// The `egress` program.
+    pub program: &'a Path,
+    /// The agent's policy document.
+    pub agent_policy: &'a str,
+    /// The gateway's policy document.
+    pub gateway_policy: &'a str,
+    /// Directory with the agent's certificate, as `egress pki init` makes it.
+    pub agent_identity: &'a Path,
+    /// Directory with the gateway's certificate.
+    pub gateway_identity: &'a Path,
+    /// The certificate authorities that both trust, as a PEM file.
+    pub bundle: &'a Path,
+    /// What the agent must answer with 200 before it counts as started: `/readyz` as a rule.
+    pub agent_answers: &'a str,
+    /// How long a drain may take, such as `60s`.
+    pub drain: &'a str,
+    /// More lines for the `capture` section of the agent.
+    pub capture: &'a [&'a str],
+}
+
+/// A running agent and gateway. The agent captures port 443 of one cgroup in the lab's
+/// application namespace.
+#[derive(Debug)]
+pub struct Deployment {
+    /// The agent, on the node.
+    pub agent: Process,
+    /// The gateway, on the gateway's host.
+    pub gateway: Process,
+    home: PathBuf,
+}
+
+/// Which of the two processes is meant.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Hop {
+    /// The agent.
+    Agent,
+    /// The gateway.
+    Gateway,
+}
+
+/// One line of a record file.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Record(Value);
+
+impl Deployment {
+    /// Writes the configuration, starts both and waits until both say that they have started.
+    ///
+    /// # Errors
+    /// When either does not start; the error carries what it printed.
+    pub fn start(lab: &Lab, cgroup: &Cgroup, setup: &Setup<'_>) -> anyhow::Result<Deployment> {
+        let home = lab.directory().join("egress");
+        fs::create_dir_all(&home)?;
+        let gateway = start(lab, Hop::Gateway, &home, setup, &gateway_section())?;
+        let agent_section = agent_section(lab, cgroup, setup.capture);
+        let agent = start(lab, Hop::Agent, &home, setup, &agent_section)?;
+        let mut deployment = Deployment {
+            agent,
+            gateway,
+            home,
+        };
+        deployment.answers(lab, Hop::Gateway, "/readyz")?;
+        deployment.answers(lab, Hop::Agent, setup.agent_answers)?;
+        Ok(deployment)
+    }
+
+    /// The records that a hop has written so far.
+    ///
+    /// # Errors
+    /// When a line is no JSON object.
+    pub fn records(&self, hop: Hop) -> anyhow::Result<Vec<Record>> {
+        read_records(&self.home.join(format!("{hop}.jsonl")))
+    }
+
+    /// Ends both as an operator would, with SIGTERM, and waits: afterwards every record is
+    /// written.
+    ///
+    /// # Errors
+    /// When either does not end, or ends with an exit code other than 0.
+    pub fn finish(&mut self) -> anyhow::Result<()> {
+        for (hop, process) in [
+            (Hop::Agent, &mut self.agent),
+            (Hop::Gateway, &mut self.gateway),
+        ] {
+            if process.status()?.is_none() {
+                process.signal(Signal::TERM)?;
+            }
+            let status = process.ended()?;
+            if !status.success() {
+                bail!("the {hop} ended with {status}:\n{}", process.output());
+            }
+        }
+        Ok(())
+    }
+
+    fn answers(&mut self, lab: &Lab, hop: Hop, path: &str) -> anyhow::Result<()> {
+        let process = match hop {
+            Hop::Agent => &mut self.agent,
+            Hop::Gateway => &mut self.gateway,
+        };
+        let namespace = &hop.host(lab).namespace;
+        let what = format!("the {hop} answers {path}");
+        let started = wait::until(&what, || {
+            if !matches!(process.status(), Ok(None)) {
+                return Some(false);
+            }
+            let answer = http::get(namespace, ADMIN, path);
+            answer
+                .is_ok_and(|answer| answer.status == 200)
+                .then_some(true)
+        });
+        match started {
+            Ok(true) => Ok(()),
+            Ok(false) => bail!("the {hop} did not start:\n{}", process.output()),
+            Err(error) => Err(error.context(process.output())),
+        }
+    }
+}
+
+impl Hop {
+    /// The host on which it runs.
+    pub fn host(self, lab: &Lab) -> &Host {
+        match self {
+            Hop::Agent => &lab.node,
+            Hop::Gateway => &lab.gateway,
+        }
+    }
+}
+
+impl fmt::Display for Hop {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Hop::Agent => "agent",
+            Hop::Gateway => "gateway",
+        })
+    }
+}
+
+impl Record {
+    /// A field as text; empty where it is absent or no text.
+    pub fn text(&self, field: &str) -> &str {
+        self.0
+            .get(field)
+            .and_then(Value::as_str)
+            .unwrap_or_default()
+    }
+
+    /// A field as a whole number.
+    pub fn number(&self, field: &str) -> Option<u64> {
+        self.0.get(field).and_then(Value::as_u64)
+    }
+
+    /// Any field, by its path: `/process/comm`.
+    pub fn at(&self, pointer: &str) -> Option<&Value> {
+        self.0.pointer(pointer)
+    }
+}
+
+impl fmt::Display for Record {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Runs `egress pki init` into `directory`.
+///
+/// # Errors
+/// When it fails; the error carries what it printed.
+pub fn init_pki(program: &Path, directory: &Path) -> anyhow::Result<()> {
+    let output = Command::new(program)
+        .args([OsStr::new("pki"), OsStr::new("init"), directory.as_os_str()])
+        .output()
+        .with_context(|| format!("cannot run {}", program.display()))?;
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stderr);
+        bail!("egress pki init failed: {said}");
+    }
+    Ok(())
+}
+
+/// Reads a file of records; one that does not exist yet has none.
+///
+/// # Errors
+/// When a line is no JSON.
+pub fn read_records(path: &Path) -> anyhow::Result<Vec<Record>> {
+    let text = match fs::read_to_string(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
+        other => other?,
+    };
+    // A last line without its end is still being written.
+    let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
+    whole
+        .lines()
+        .map(|line| {
+            let value = serde_json::from_str(line);
+            value
+                .map(Record)
+                .with_context(|| format!("not a record: {line}"))
+        })
+        .collect()
+}
+
+fn start(
+    lab: &Lab,
+    hop: Hop,
+    home: &Path,
+    setup: &Setup<'_>,
+    section: &str,
+) -> anyhow::Result<Process> {
+    let (policy, identity) = match hop {
+        Hop::Agent => (setup.agent_policy, setup.agent_identity),
+        Hop::Gateway => (setup.gateway_policy, setup.gateway_identity),
+    };
+    fs::write(home.join(format!("{hop}-policy.yaml")), policy)?;
+    let configuration = home.join(format!("{hop}.yaml"));
+    let text = format!(
+        "policy: {hop}-policy.yaml\n\
+         tls:\n  certificate: {identity}/{hop}.pem\n  key: {identity}/{hop}-key.pem\n  bundle: {bundle}\n\
+         log: {{file: {home}/{hop}.jsonl, format: json}}\n\
+         admin: {ADMIN}\n\
+         drain: {drain}\n\
+         {section}",
+        identity = identity.display(),
+        bundle = setup.bundle.display(),
+        home = home.display(),
+        drain = setup.drain,
+    );
+    fs::write(&configuration, text)?;
+    let mut command = Command::new(setup.program);
+    hop.host(lab).namespace.enter(&mut command)?;
+    command
+        .arg(hop.to_string())
+        .arg("--config")
+        .arg(&configuration);
+    Process::start(command, &hop.to_string(), home)
+}
+
+fn gateway_section() -> String {
+    format!(
+        "listen: 0.0.0.0:{TUNNEL_PORT}\n\
+         dns: {{servers: [\"{}\"]}}\n\
+         addresses: {{allow: [\"{}\", \"{}\"]}}\n",
+        Names::ADDRESS,
+        Lab::ORIGINS_V4,
+        Lab::ORIGINS_V6,
+    )
+}
+
+fn agent_section(lab: &Lab, cgroup: &Cgroup, more: &[&str]) -> String {
+    let mut section = format!(
+        "gateways: [\"{gateway}:{TUNNEL_PORT}\"]\n\
+         capture:\n  cgroup: {cgroup}\n  namespaces: [{namespace}]\n",
+        gateway = lab.gateway.v4,
+        cgroup = cgroup.path().display(),
+        namespace = lab.app.namespace.path().display(),
+    );
+    for line in more {
+        // Writing to a string does not fail.
+        let _ = writeln!(section, "  {line}");
+    }
+    section
+}

@@ -1,0 +1,74 @@
+//! The name server: a real dnsmasq that knows the given names and no others.
+
+use std::fs;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use crate::lab::Lab;
+use crate::process::Process;
+
+/// A running name server. Names that it was not given do not exist (NXDOMAIN).
+#[derive(Debug)]
+pub struct Names {
+    process: Process,
+}
+
+impl Names {
+    /// Where it answers, over UDP and TCP.
+    pub const ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(203, 0, 113, 53)), 53);
+
+    /// Starts it in the lab's internet with the address records given.
+    ///
+    /// # Errors
+    /// When dnsmasq is missing or does not start; the error carries what it said.
+    pub fn start<A: AsRef<[IpAddr]>>(lab: &Lab, records: &[(&str, A)]) -> anyhow::Result<Names> {
+        let home = lab.directory().join("names");
+        fs::create_dir_all(&home)?;
+        let mut command = lab.internet.command("dnsmasq")?;
+        command
+            .args([
+                "--keep-in-foreground",
+                "--conf-file=/dev/null",
+                "--pid-file",
+            ])
+            .args(["--user=root", "--group=root"])
+            .args(["--no-resolv", "--no-hosts", "--bind-interfaces"])
+            .arg(format!("--listen-address={}", Names::ADDRESS.ip()))
+            .arg(format!("--port={}", Names::ADDRESS.port()))
+            .args(["--log-queries", "--log-facility=-", "--address=/#/"]);
+        for (name, addresses) in records {
+            // An option an address: one host-record takes a single address of each family.
+            for address in addresses.as_ref() {
+                command.arg(format!("--host-record={name},{address}"));
+            }
+        }
+        let mut process = Process::start(command, "dnsmasq", &home)?;
+        process.says("started, version")?;
+        Ok(Names { process })
+    }
+
+    /// The queries it has been asked, as `TYPE NAME`, in order.
+    pub fn queries(&self) -> Vec<String> {
+        let output = self.process.output();
+        output.lines().filter_map(query).collect()
+    }
+}
+
+/// Takes it from a line such as `dnsmasq[7]: query[A] en.wikipedia.org from 10.77.3.2`.
+fn query(line: &str) -> Option<String> {
+    let (_, rest) = line.split_once("query[")?;
+    let (kind, rest) = rest.split_once("] ")?;
+    let (name, _) = rest.split_once(" from ")?;
+    Some(format!("{kind} {name}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_query_is_read_from_dnsmasq_s_log() {
+        let line = "dnsmasq[7]: query[AAAA] en.wikipedia.org from 10.77.3.2";
+        assert_eq!(query(line).as_deref(), Some("AAAA en.wikipedia.org"));
+        assert_eq!(query("dnsmasq[7]: cleared cache"), None);
+    }
+}

@@ -1,0 +1,166 @@
+//! Child processes that end with the lab.
+
+use std::fs::{self, File};
+use std::io::{self, Write as _};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+
+use anyhow::Context as _;
+use rustix::process::{Pid, Signal, getppid, kill_process, set_parent_process_death_signal};
+
+use crate::sweep::{Entry, Leftover};
+use crate::wait;
+
+/// A running child. Its output goes to a log file; dropping it ends it, by its id, and waits.
+#[derive(Debug)]
+pub struct Process {
+    name: String,
+    child: Child,
+    log: PathBuf,
+    _entry: Entry,
+}
+
+impl Process {
+    /// Starts `command`; what it prints goes to `NAME.log` in `directory`.
+    ///
+    /// The kernel also ends it when the thread that called this ends, so that not even a
+    /// killed lab leaves processes behind.
+    ///
+    /// # Errors
+    /// When the log cannot be made or the program cannot be started.
+    pub fn start(mut command: Command, name: &str, directory: &Path) -> anyhow::Result<Process> {
+        command.stdin(Stdio::null());
+        Process::spawn(command, name, directory)
+    }
+
+    /// Like [`Process::start`], for a program that will be given [input](Process::input).
+    ///
+    /// # Errors
+    /// As [`Process::start`].
+    pub fn start_with_input(
+        mut command: Command,
+        name: &str,
+        directory: &Path,
+    ) -> anyhow::Result<Process> {
+        command.stdin(Stdio::piped());
+        Process::spawn(command, name, directory)
+    }
+
+    fn spawn(mut command: Command, name: &str, directory: &Path) -> anyhow::Result<Process> {
+        let log = directory.join(format!("{name}.log"));
+        let output =
+            File::create(&log).with_context(|| format!("cannot make {}", log.display()))?;
+        command
+            .stdout(output.try_clone()?)
+            .stderr(output)
+            // Its own group: a Ctrl-C at the terminal is for the lab to answer, in order.
+            .process_group(0);
+        let child = spawn_bound(&mut command).with_context(|| format!("cannot start {name}"))?;
+        let entry = Entry::new(Leftover::Process(pid_of(&child)?));
+        Ok(Process {
+            name: name.to_owned(),
+            child,
+            log,
+            _entry: entry,
+        })
+    }
+
+    /// The process id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Writes to its standard input.
+    ///
+    /// # Errors
+    /// When it was started without, or does not read any more.
+    pub fn input(&mut self, bytes: &[u8]) -> anyhow::Result<()> {
+        let stdin = self.child.stdin.as_mut();
+        let stdin = stdin.with_context(|| format!("{} takes no input", self.name))?;
+        stdin.write_all(bytes)?;
+        Ok(())
+    }
+
+    /// What it has printed so far, standard output and error together.
+    pub fn output(&self) -> String {
+        let bytes = fs::read(&self.log).unwrap_or_default();
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    /// Sends a signal.
+    ///
+    /// # Errors
+    /// When the process has ended.
+    pub fn signal(&mut self, signal: Signal) -> anyhow::Result<()> {
+        if let Some(status) = self.child.try_wait()? {
+            anyhow::bail!("{} has already ended: {status}", self.name);
+        }
+        kill_process(pid_of(&self.child)?, signal)?;
+        Ok(())
+    }
+
+    /// The exit status, if it has ended.
+    ///
+    /// # Errors
+    /// When the kernel does not say.
+    pub fn status(&mut self) -> io::Result<Option<ExitStatus>> {
+        self.child.try_wait()
+    }
+
+    /// Waits for its end.
+    ///
+    /// # Errors
+    /// When it still runs after [`wait::DEADLINE`].
+    pub fn ended(&mut self) -> anyhow::Result<ExitStatus> {
+        let what = format!("{} ends", self.name);
+        wait::until(&what, || self.child.try_wait().transpose())?.map_err(Into::into)
+    }
+
+    /// Waits until its output contains `text`.
+    ///
+    /// # Errors
+    /// When it ends before, or after [`wait::DEADLINE`]; the error carries the output.
+    pub fn says(&mut self, text: &str) -> anyhow::Result<()> {
+        let what = format!("{} says \"{text}\"", self.name);
+        let answer = wait::until(&what, || {
+            if self.output().contains(text) {
+                return Some(true);
+            }
+            matches!(self.child.try_wait(), Ok(Some(_))).then_some(false)
+        });
+        match answer {
+            Ok(true) => Ok(()),
+            Ok(false) => anyhow::bail!("{} ended early and said:\n{}", self.name, self.output()),
+            Err(error) => Err(error.context(self.output())),
+        }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // Both fail only when it has ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Starts `command` such that the kernel ends the child together with this thread.
+fn spawn_bound(command: &mut Command) -> io::Result<Child> {
+    let parent = rustix::process::getpid();
+    let bind = move || {
+        set_parent_process_death_signal(Some(Signal::KILL))?;
+        // The parent may have ended before the line above.
+        if getppid() != Some(parent) {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        Ok(())
+    };
+    // SAFETY: between fork and exec the closure makes two system calls and allocates nothing.
+    unsafe { command.pre_exec(bind) };
+    command.spawn()
+}
+
+fn pid_of(child: &Child) -> anyhow::Result<Pid> {
+    Pid::from_raw(child.id().cast_signed()).context("a child has a positive id")
+}

@@ -1,0 +1,330 @@
+//! The kernel programs, loaded: the only room that knows aya. One owner, typed verbs; nobody else
+//! touches a map.
+//!
+//! Everything dies with the process, also when it is killed, unless it was [pinned](Capture::pin).
+
+mod counters;
+mod error;
+mod flows;
+mod pins;
+
+use std::fs::File;
+use std::io;
+use std::path::Path;
+
+use aya::maps::{Array, HashMap, LpmTrie, MapData, lpm_trie};
+use aya::programs::links::FdLink;
+use aya::programs::{CgroupAttachMode, Program, ProgramError, ProgramType};
+use aya::sys::{BpfHelper, is_helper_supported};
+use aya::{Ebpf, EbpfLoader, include_bytes_aligned};
+use aya_log::{EbpfLogger, Level};
+use egress_common::{Addr, EXEMPT_CGROUPS, Port, PrefixRule, ScopeConfig, Settings, maps};
+use ipnet::IpNet;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tracing::debug;
+
+pub use counters::Counters;
+pub use egress_common::{Fallback, PrefixAction};
+pub use error::CaptureError;
+pub use flows::{FlowRecord, Flows};
+pub use pins::cleanup;
+
+use crate::netns::NetnsCookie;
+
+/// The kernel programs; empty where they were not built.
+static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/egress-ebpf.o"));
+
+/// Every program, in the order in which they are attached: what a redirected connection will need
+/// stands before the first one is redirected.
+const PROGRAMS: [&str; 7] = [
+    "egress_flow",
+    "egress_peer4",
+    "egress_peer6",
+    "egress_sendmsg4",
+    "egress_sendmsg6",
+    "egress_connect4",
+    "egress_connect6",
+];
+
+/// What holds for every namespace, as long as the programs are loaded.
+#[derive(Clone, Debug)]
+pub struct CaptureOptions {
+    /// What becomes of connections of namespaces that have no scope.
+    pub unregistered: Fallback,
+    /// Id of a cgroup that is never captured: the agent's own.
+    pub exempt_cgroup: Option<u64>,
+    /// Whether the programs log what they redirect and refuse; it costs some time on each.
+    pub log: bool,
+}
+
+/// How one network namespace is captured.
+#[derive(Clone, Debug)]
+pub struct Scope {
+    /// Port of the agent's listener on the namespace's `127.0.0.1`.
+    pub listen_v4: u16,
+    /// Port of the agent's listener on the namespace's `::1`, if it has one. Without, IPv6
+    /// connections go to the IPv4 listener, and sockets that insist on IPv6 fail.
+    pub listen_v6: Option<u16>,
+    /// The captured ports: TCP to them is redirected, UDP refused.
+    pub ports: Vec<u16>,
+    /// What becomes of TCP and UDP to other ports. Name resolution (port 53) passes even where
+    /// they are refused.
+    pub other_ports: Fallback,
+}
+
+/// The loaded programs and their maps.
+#[derive(Debug)]
+pub struct Capture {
+    ebpf: Ebpf,
+    links: Vec<(&'static str, FdLink)>,
+    scopes: HashMap<MapData, u64, ScopeConfig>,
+    prefixes: LpmTrie<MapData, Addr, PrefixRule>,
+    flows: Flows,
+    counters: Counters,
+}
+
+impl Capture {
+    /// Loads the programs into the kernel. They do nothing until they are
+    /// [attached](Self::attach).
+    ///
+    /// # Errors
+    /// Fails when this binary has no programs, the kernel is too old, this process lacks a
+    /// capability, or the kernel rejects a map or a program.
+    pub fn load(options: &CaptureOptions) -> Result<Capture, CaptureError> {
+        if OBJECT.is_empty() {
+            return Err(CaptureError::NotBuilt);
+        }
+        error::check_kernel()?;
+        error::check_capabilities()?;
+
+        let mut ebpf = load_object(options.log)?;
+        write_settings(&mut ebpf, options)?;
+        for name in PROGRAMS {
+            load_program(&mut ebpf, name)?;
+        }
+        Ok(Capture {
+            scopes: take(&mut ebpf, maps::SCOPES)?,
+            prefixes: take(&mut ebpf, maps::PREFIXES)?,
+            flows: Flows::new(take_map(&mut ebpf, maps::FLOWS)?)?,
+            counters: Counters::new(take(&mut ebpf, maps::COUNTERS)?),
+            links: Vec::new(),
+            ebpf,
+        })
+    }
+
+    /// Attaches every program to the cgroup whose directory is `cgroup`: sockets made in it and
+    /// below it are judged from now on.
+    ///
+    /// # Errors
+    /// Fails when `cgroup` is not a cgroup v2 directory, or the kernel refuses; nothing is
+    /// attached then.
+    pub fn attach(&mut self, cgroup: &Path) -> Result<(), CaptureError> {
+        let directory = open_cgroup(cgroup)?;
+        let mut links = Vec::with_capacity(PROGRAMS.len());
+        for name in PROGRAMS {
+            let link = attach_program(&mut self.ebpf, name, &directory)
+                .map_err(|error| error::attach(name, cgroup, error))?;
+            links.push((name, link));
+        }
+        self.links.extend(links);
+        Ok(())
+    }
+
+    /// Captures a network namespace, or changes how it is captured.
+    ///
+    /// # Errors
+    /// Fails when there are too many ports or namespaces.
+    pub fn add_scope(&mut self, netns: NetnsCookie, scope: &Scope) -> Result<(), CaptureError> {
+        let listen_v6 = scope.listen_v6.map_or(Port::NONE, Port::from_host);
+        let config = ScopeConfig::new(Port::from_host(scope.listen_v4), listen_v6)
+            .with_ports(&scope.ports)?
+            .with_other_ports(scope.other_ports);
+        self.scopes
+            .insert(netns.get(), config, 0)
+            .map_err(error::write(maps::SCOPES))
+    }
+
+    /// Ends the capture of a network namespace: it is unregistered from now on.
+    ///
+    /// # Errors
+    /// Fails when the kernel refuses; a namespace that has no scope is no error.
+    pub fn remove_scope(&mut self, netns: NetnsCookie) -> Result<(), CaptureError> {
+        match self.scopes.remove(&netns.get()) {
+            Err(error) if !error::is_missing(&error) => Err(error::write(maps::SCOPES)(error)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Says what becomes of connections of captured namespaces into a destination prefix, whatever
+    /// their port; the longest prefix decides.
+    ///
+    /// # Errors
+    /// Fails when there are too many prefixes.
+    pub fn set_prefix(&mut self, prefix: IpNet, action: PrefixAction) -> Result<(), CaptureError> {
+        self.prefixes
+            .insert(&prefix_key(prefix), PrefixRule::new(action), 0)
+            .map_err(error::write(maps::PREFIXES))
+    }
+
+    /// Takes back what [`set_prefix`](Self::set_prefix) said.
+    ///
+    /// # Errors
+    /// Fails when the kernel refuses; a prefix of which nothing was said is no error.
+    pub fn clear_prefix(&mut self, prefix: IpNet) -> Result<(), CaptureError> {
+        match self.prefixes.remove(&prefix_key(prefix)) {
+            Err(error) if !error::is_missing(&error) => Err(error::write(maps::PREFIXES)(error)),
+            _ => Ok(()),
+        }
+    }
+
+    /// A handle on the records of redirected connections.
+    pub fn flows(&self) -> Flows {
+        self.flows.clone()
+    }
+
+    /// A handle on the counters.
+    pub fn counters(&self) -> Counters {
+        self.counters.clone()
+    }
+
+    /// Starts a task that passes on what the programs log, as long as the runtime lives. It goes
+    /// through the `log` crate's logger, which tracing-subscriber installs with itself.
+    ///
+    /// # Errors
+    /// Fails when called twice, or outside of a runtime.
+    pub fn start_log(&mut self) -> Result<(), CaptureError> {
+        let logger = EbpfLogger::init(&mut self.ebpf).map_err(CaptureError::Log)?;
+        // SAFETY: the logger owns its descriptor and keeps it as long as it lives.
+        let logger = unsafe { AsyncFd::register_with_interest(logger, Interest::READABLE) };
+        let mut logger = logger
+            .map_err(io::Error::from)
+            .map_err(|error| CaptureError::Log(aya::maps::MapError::from(error).into()))?;
+        tokio::spawn(async move {
+            while let Ok(mut ready) = logger.readable_mut().await {
+                ready.get_inner_mut().flush();
+                ready.clear_ready();
+            }
+        });
+        Ok(())
+    }
+
+    /// Pins every link in the directory `dir` of a bpf file system: the programs stay attached
+    /// when this process ends, and captured connections that nobody listens for are refused.
+    ///
+    /// Links that an earlier process pinned there are replaced, after this one's programs were
+    /// attached, so that there is no moment without programs: while both are, an address that the
+    /// first rewrote is loopback for the second and passes.
+    ///
+    /// # Errors
+    /// Fails when `dir` is not on a bpf file system or the kernel refuses. This process's programs
+    /// are detached then; earlier pins that were not replaced yet stay.
+    pub fn pin(mut self, dir: &Path) -> Result<Capture, CaptureError> {
+        self.links = pins::replace(dir, self.links)?;
+        Ok(self)
+    }
+}
+
+fn load_object(log: bool) -> Result<Ebpf, CaptureError> {
+    let log_level = if log { Level::Debug as u8 } else { 0 };
+    let mptcp_sock = u8::from(has_mptcp_sock());
+    EbpfLoader::new()
+        .override_global(aya_log::LEVEL, &log_level, true)
+        .override_global(maps::MPTCP_SOCK, &mptcp_sock, true)
+        .load(OBJECT)
+        .map_err(error::object)
+}
+
+/// Whether the programs can get from an MPTCP subflow to the socket above it: since Linux 5.19.
+/// Before, `getpeername` of an MPTCP socket tells the listener's address.
+fn has_mptcp_sock() -> bool {
+    Path::new("/proc/sys/net/mptcp/enabled").exists()
+        && is_helper_supported(ProgramType::SockOps, BpfHelper::BPF_FUNC_skc_to_mptcp_sock)
+            .unwrap_or(false)
+}
+
+fn write_settings(ebpf: &mut Ebpf, options: &CaptureOptions) -> Result<(), CaptureError> {
+    let mut exempt = [0; EXEMPT_CGROUPS];
+    for (slot, cgroup) in exempt.iter_mut().zip(options.exempt_cgroup) {
+        *slot = cgroup;
+    }
+    let settings = Settings::new(exempt, options.unregistered);
+    // Borrowed, not taken: a map that is dropped before the programs are loaded is gone.
+    let missing = CaptureError::WrongObject {
+        missing: maps::SETTINGS,
+    };
+    let Some(map) = ebpf.map_mut(maps::SETTINGS) else {
+        return Err(missing);
+    };
+    let mut map: Array<_, Settings> = map.try_into().map_err(|_| missing)?;
+    map.set(0, settings, 0)
+        .map_err(error::write(maps::SETTINGS))
+}
+
+fn load_program(ebpf: &mut Ebpf, name: &'static str) -> Result<(), CaptureError> {
+    let result = match ebpf.program_mut(name) {
+        Some(Program::CgroupSockAddr(program)) => program.load(),
+        Some(Program::SockOps(program)) => program.load(),
+        _ => return Err(CaptureError::WrongObject { missing: name }),
+    };
+    result.map_err(|error| error::load(name, error))
+}
+
+fn attach_program(
+    ebpf: &mut Ebpf,
+    name: &'static str,
+    cgroup: &File,
+) -> Result<FdLink, ProgramError> {
+    // With links the kernel lets several programs be attached whatever the mode, and any other
+    // mode is EINVAL.
+    let mode = CgroupAttachMode::Single;
+    let link = match ebpf.program_mut(name) {
+        Some(Program::CgroupSockAddr(program)) => {
+            let id = program.attach(cgroup, mode)?;
+            FdLink::try_from(program.take_link(id)?)
+        }
+        Some(Program::SockOps(program)) => {
+            let id = program.attach(cgroup, mode)?;
+            FdLink::try_from(program.take_link(id)?)
+        }
+        _ => return Err(ProgramError::NotLoaded),
+    };
+    link.map_err(|_| ProgramError::NotAttached)
+}
+
+fn open_cgroup(path: &Path) -> Result<File, CaptureError> {
+    let file = File::open(path).map_err(|source| CaptureError::OpenCgroup {
+        path: path.to_owned(),
+        source,
+    })?;
+    match rustix::fs::fstatfs(&file) {
+        Ok(stat) if stat.f_type == libc::CGROUP2_SUPER_MAGIC => Ok(file),
+        _ => Err(CaptureError::NotCgroup2 {
+            path: path.to_owned(),
+        }),
+    }
+}
+
+fn take_map(ebpf: &mut Ebpf, name: &'static str) -> Result<aya::maps::Map, CaptureError> {
+    ebpf.take_map(name)
+        .ok_or(CaptureError::WrongObject { missing: name })
+}
+
+fn take<M>(ebpf: &mut Ebpf, name: &'static str) -> Result<M, CaptureError>
+where
+    M: TryFrom<aya::maps::Map, Error = aya::maps::MapError>,
+{
+    M::try_from(take_map(ebpf, name)?).map_err(|error| {
+        debug!(map = name, %error, "the embedded kernel programs do not fit this binary");
+        CaptureError::WrongObject { missing: name }
+    })
+}
+
+/// IPv4 prefixes lie in `::ffff:0:0/96`.
+fn prefix_key(prefix: IpNet) -> lpm_trie::Key<Addr> {
+    let len = match prefix {
+        IpNet::V4(v4) => 96 + u32::from(v4.prefix_len()),
+        IpNet::V6(v6) => u32::from(v6.prefix_len()),
+    };
+    lpm_trie::Key::new(len, Addr::from(prefix.network()))
+}

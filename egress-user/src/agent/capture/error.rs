@@ -1,0 +1,279 @@
+//! What can go wrong between this process and the kernel, in one sentence each.
+
+use std::error::Error;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use aya::EbpfError;
+use aya::maps::MapError;
+use aya::programs::ProgramError;
+use aya::util::KernelVersion;
+use egress_common::TooManyPorts;
+use rustix::thread::{CapabilitySet, capabilities};
+use tracing::debug;
+
+/// The oldest kernel that the programs are made for.
+const OLDEST_KERNEL: KernelVersion = KernelVersion::new(5, 15, 0);
+
+/// How many lines of the verifier's log are worth showing: the last ones name the instruction and
+/// the objection.
+const VERIFIER_LINES: usize = 20;
+
+/// Why connections cannot be captured.
+#[derive(Debug, thiserror::Error)]
+pub enum CaptureError {
+    /// The programs were not built before this binary.
+    #[error("this binary was built without its kernel programs; build it with `cargo xtask build`")]
+    NotBuilt,
+    /// The programs in this binary are not the ones it was made for.
+    #[error(
+        "the kernel programs in this binary do not fit it ({missing}); build it anew with `cargo xtask build`"
+    )]
+    WrongObject {
+        /// The program or map that is missing or of another type.
+        missing: &'static str,
+    },
+    /// The kernel is too old.
+    #[error("this is Linux {found}, but capturing connections takes 5.15 or newer")]
+    KernelTooOld {
+        /// The release that is running.
+        found: String,
+    },
+    /// This process lacks capabilities.
+    #[error(
+        "loading kernel programs takes {missing}: run it as root, or add them to the binary with `setcap cap_bpf,cap_net_admin,cap_perfmon+ep`"
+    )]
+    NoCapability {
+        /// The capabilities that are missing.
+        missing: String,
+    },
+    /// The kernel refuses although this process seems to have every capability.
+    #[error(
+        "the kernel does not let this process {what} although it has the capabilities; in a container they must be those of the host's user namespace"
+    )]
+    NotPermitted {
+        /// What was refused.
+        what: String,
+    },
+    /// The object in this binary could not be read.
+    #[error("cannot load the kernel programs")]
+    Object(#[source] EbpfError),
+    /// A map could not be made.
+    #[error("cannot create the kernel map {name}")]
+    CreateMap {
+        /// The map.
+        name: String,
+        /// The kernel's word.
+        #[source]
+        source: io::Error,
+    },
+    /// A map could not be written.
+    #[error("cannot write to the kernel map {name}")]
+    WriteMap {
+        /// The map.
+        name: &'static str,
+        /// The kernel's word.
+        #[source]
+        source: MapError,
+    },
+    /// The verifier rejected a program.
+    #[error("the kernel's verifier rejected the program {program}; its log is at level debug")]
+    Rejected {
+        /// The program.
+        program: &'static str,
+        /// The kernel's word.
+        #[source]
+        source: io::Error,
+    },
+    /// A program could not be loaded for another reason.
+    #[error("cannot load the kernel program {program}")]
+    Load {
+        /// The program.
+        program: &'static str,
+        /// aya's word.
+        #[source]
+        source: ProgramError,
+    },
+    /// A program could not be attached.
+    #[error("cannot attach the kernel program {program} to {}", cgroup.display())]
+    Attach {
+        /// The program.
+        program: &'static str,
+        /// The cgroup.
+        cgroup: PathBuf,
+        /// aya's word.
+        #[source]
+        source: ProgramError,
+    },
+    /// The cgroup could not be opened.
+    #[error("cannot open the cgroup {}", path.display())]
+    OpenCgroup {
+        /// What was to be a cgroup.
+        path: PathBuf,
+        /// The kernel's word.
+        #[source]
+        source: io::Error,
+    },
+    /// The path is not a cgroup.
+    #[error("{} is not a directory of a cgroup v2 hierarchy", path.display())]
+    NotCgroup2 {
+        /// What was to be a cgroup.
+        path: PathBuf,
+    },
+    /// A scope has too many ports.
+    #[error(transparent)]
+    TooManyPorts(#[from] TooManyPorts),
+    /// Pins need a bpf file system.
+    #[error("{0} is not on a bpf file system: mount one with `mount -t bpf bpf /sys/fs/bpf`", path.display())]
+    NotBpfFs {
+        /// Where the pins were to be.
+        path: PathBuf,
+    },
+    /// A link could not be pinned.
+    #[error("cannot pin {}", path.display())]
+    Pin {
+        /// The pin.
+        path: PathBuf,
+        /// The kernel's word.
+        #[source]
+        source: io::Error,
+    },
+    /// A pin could not be removed.
+    #[error("cannot remove the pin {}", path.display())]
+    Unpin {
+        /// The pin.
+        path: PathBuf,
+        /// The kernel's word.
+        #[source]
+        source: io::Error,
+    },
+    /// The programs' log could not be read.
+    #[error("cannot read the log of the kernel programs")]
+    Log(#[source] aya_log::Error),
+}
+
+/// Fails on a kernel that is too old. One whose version cannot be told is tried.
+pub(super) fn check_kernel() -> Result<(), CaptureError> {
+    match KernelVersion::current() {
+        Ok(version) if version < OLDEST_KERNEL => Err(CaptureError::KernelTooOld {
+            found: fs::read_to_string("/proc/sys/kernel/osrelease")
+                .unwrap_or_default()
+                .trim()
+                .to_owned(),
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// Fails when a capability is missing that loading or attaching takes. `CAP_SYS_ADMIN` stands for
+/// each of them.
+pub(super) fn check_capabilities() -> Result<(), CaptureError> {
+    let effective = match capabilities(None) {
+        Ok(sets) => sets.effective,
+        // The kernel will say what it thinks.
+        Err(_) => return Ok(()),
+    };
+    if effective.contains(CapabilitySet::SYS_ADMIN) {
+        return Ok(());
+    }
+    let missing: Vec<&str> = [
+        (CapabilitySet::BPF, "CAP_BPF"),
+        (CapabilitySet::NET_ADMIN, "CAP_NET_ADMIN"),
+        // For the name of the calling process, and loops in the programs' log.
+        (CapabilitySet::PERFMON, "CAP_PERFMON"),
+    ]
+    .into_iter()
+    .filter(|(capability, _)| !effective.contains(*capability))
+    .map(|(_, name)| name)
+    .collect();
+    if missing.is_empty() {
+        Ok(())
+    } else {
+        Err(CaptureError::NoCapability {
+            missing: missing.join(", "),
+        })
+    }
+}
+
+pub(super) fn object(error: EbpfError) -> CaptureError {
+    match error {
+        EbpfError::MapError(MapError::CreateError { name, io_error }) => {
+            if is_permission(&io_error) {
+                not_permitted(format!("create the kernel map {name}"))
+            } else {
+                CaptureError::CreateMap {
+                    name,
+                    source: io_error,
+                }
+            }
+        }
+        error => CaptureError::Object(error),
+    }
+}
+
+pub(super) fn load(program: &'static str, error: ProgramError) -> CaptureError {
+    match error {
+        ProgramError::LoadError {
+            io_error,
+            verifier_log,
+        } => {
+            let log = verifier_log.to_string();
+            if log.trim().is_empty() && is_permission(&io_error) {
+                return not_permitted(format!("load the kernel program {program}"));
+            }
+            let lines: Vec<&str> = log.lines().collect();
+            for line in lines
+                .iter()
+                .skip(lines.len().saturating_sub(VERIFIER_LINES))
+            {
+                debug!(program, "verifier: {line}");
+            }
+            CaptureError::Rejected {
+                program,
+                source: io_error,
+            }
+        }
+        source => CaptureError::Load { program, source },
+    }
+}
+
+pub(super) fn attach(program: &'static str, cgroup: &Path, error: ProgramError) -> CaptureError {
+    match error {
+        ProgramError::SyscallError(error) if is_permission(&error.io_error) => {
+            not_permitted(format!(
+                "attach the kernel program {program} to {}",
+                cgroup.display()
+            ))
+        }
+        source => CaptureError::Attach {
+            program,
+            cgroup: cgroup.to_owned(),
+            source,
+        },
+    }
+}
+
+pub(super) fn write(name: &'static str) -> impl FnOnce(MapError) -> CaptureError {
+    move |source| CaptureError::WriteMap { name, source }
+}
+
+/// Whether the error says that there was no such entry.
+pub(super) fn is_missing(error: &MapError) -> bool {
+    match error {
+        MapError::KeyNotFound | MapError::ElementNotFound => true,
+        MapError::SyscallError(error) => error.io_error.kind() == io::ErrorKind::NotFound,
+        error => error
+            .source()
+            .and_then(|source| source.downcast_ref::<io::Error>())
+            .is_some_and(|error| error.kind() == io::ErrorKind::NotFound),
+    }
+}
+
+fn is_permission(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::PermissionDenied
+}
+
+fn not_permitted(what: String) -> CaptureError {
+    CaptureError::NotPermitted { what }
+}

@@ -1,0 +1,153 @@
+//! The records of redirected connections, which the agent takes right after `accept`.
+
+use std::io;
+use std::mem::{MaybeUninit, size_of};
+use std::net::SocketAddr;
+use std::os::fd::{AsFd as _, AsRawFd as _};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use aya::maps::{HashMap, Map, MapData};
+use egress_common::{Addr, Caller, Flow, FlowKey, Port, maps};
+use tracing::warn;
+
+use super::CaptureError;
+use crate::addr::{ClientAddr, OriginalDst};
+use crate::netns::NetnsCookie;
+use crate::workload::Process;
+
+/// What the kernel programs remembered of one redirected connection.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct FlowRecord {
+    /// Where the application meant to connect.
+    pub original_dst: OriginalDst,
+    /// Id of the process's cgroup.
+    pub cgroup: u64,
+    /// The process that called `connect`.
+    pub process: Process,
+    /// When it did.
+    pub connected: Instant,
+}
+
+/// A handle on the records; clones take from the same ones.
+#[derive(Clone, Debug)]
+pub struct Flows {
+    map: Arc<MapData>,
+}
+
+impl Flows {
+    pub(super) fn new(map: Map) -> Result<Flows, CaptureError> {
+        let wrong = CaptureError::WrongObject {
+            missing: maps::FLOWS,
+        };
+        if HashMap::<_, FlowKey, Flow>::try_from(&map).is_err() {
+            return Err(wrong);
+        }
+        match map {
+            Map::LruHashMap(map) => Ok(Flows { map: Arc::new(map) }),
+            _ => Err(wrong),
+        }
+    }
+
+    /// Takes the record of the connection from `client` that was accepted in the namespace
+    /// `netns`. There is none when it was not redirected, or its record was taken already.
+    pub fn take(&self, netns: NetnsCookie, client: ClientAddr) -> Option<FlowRecord> {
+        let source = client.get();
+        let key = FlowKey::new(
+            netns.get(),
+            Addr::from(source.ip()),
+            Port::from_host(source.port()),
+        );
+        match lookup_and_delete(&self.map, &key) {
+            Ok(flow) => flow.map(|flow| record(&flow)),
+            Err(error) => {
+                warn!(%error, "the kernel's flow records cannot be read");
+                None
+            }
+        }
+    }
+}
+
+fn record(flow: &Flow) -> FlowRecord {
+    let Caller {
+        cgroup,
+        pid,
+        uid,
+        comm,
+    } = flow.caller();
+    let comm = comm.split(|byte| *byte == 0).next().unwrap_or_default();
+    FlowRecord {
+        original_dst: OriginalDst::new(SocketAddr::new(
+            flow.dst().into(),
+            flow.dst_port().to_host(),
+        )),
+        cgroup,
+        process: Process {
+            pid,
+            comm: String::from_utf8_lossy(comm).into_owned(),
+            uid,
+        },
+        connected: instant(flow.connected_ns()),
+    }
+}
+
+/// The moment that the kernel's monotonic clock, in nanoseconds, was at `then`.
+fn instant(then: u64) -> Instant {
+    let mut now = MaybeUninit::<libc::timespec>::uninit();
+    // SAFETY: `now` is writable for a `timespec`; the monotonic clock always exists.
+    let result = unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, now.as_mut_ptr()) };
+    let here = Instant::now();
+    if result != 0 {
+        return here;
+    }
+    // SAFETY: the call succeeded and filled it.
+    let now = unsafe { now.assume_init() };
+    let seconds = Duration::from_secs(now.tv_sec.try_into().unwrap_or_default());
+    let now = seconds + Duration::from_nanos(now.tv_nsec.try_into().unwrap_or_default());
+    let age = now.saturating_sub(Duration::from_nanos(then));
+    here.checked_sub(age).unwrap_or(here)
+}
+
+/// Reads and deletes an entry in one step (aya has no such verb): between two, the client could
+/// reconnect from the same port, and the new connection's record would be the one deleted.
+fn lookup_and_delete(map: &MapData, key: &FlowKey) -> io::Result<Option<Flow>> {
+    /// `BPF_MAP_LOOKUP_AND_DELETE_ELEM` of the kernel's `bpf.h`; for hash maps since Linux 5.14.
+    const COMMAND: libc::c_int = 21;
+
+    /// The part of `union bpf_attr` that the command reads.
+    #[repr(C)]
+    struct Attributes {
+        map: u32,
+        zero: u32,
+        key: u64,
+        value: u64,
+        flags: u64,
+    }
+
+    let mut value = MaybeUninit::<Flow>::uninit();
+    let mut attributes = Attributes {
+        map: u32::try_from(map.fd().as_fd().as_raw_fd()).map_err(io::Error::other)?,
+        zero: 0,
+        key: (&raw const *key).expose_provenance() as u64,
+        value: value.as_mut_ptr().expose_provenance() as u64,
+        flags: 0,
+    };
+    // SAFETY: the map is open; its keys are `FlowKey`s and its values `Flow`s, as `Flows::new`
+    // made sure, and both outlive the call, which reads the first and writes the second.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            COMMAND,
+            &raw mut attributes,
+            size_of::<Attributes>(),
+        )
+    };
+    if result == 0 {
+        // SAFETY: the call succeeded and filled it.
+        return Ok(Some(unsafe { value.assume_init() }));
+    }
+    match io::Error::last_os_error() {
+        error if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        error => Err(error),
+    }
+}

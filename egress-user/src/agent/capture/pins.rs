@@ -1,0 +1,116 @@
+//! Links pinned in a bpf file system: they keep the programs attached without a process.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use aya::programs::links::FdLink;
+
+use super::{CaptureError, PROGRAMS};
+
+/// Ends the name of a pin that will replace another. The file system has no names with dots.
+const NEW: &str = "_new";
+
+/// Pins `links` in `dir` in place of those that are pinned there.
+pub(super) fn replace(
+    dir: &Path,
+    links: Vec<(&'static str, FdLink)>,
+) -> Result<Vec<(&'static str, FdLink)>, CaptureError> {
+    prepare(dir)?;
+    let pinned = links
+        .into_iter()
+        .map(|(name, link)| Ok((name, pin(link, &new_path(dir, name))?)))
+        .collect::<Result<Vec<_>, CaptureError>>()
+        .inspect_err(|_| remove_new(dir))?;
+    for (name, _) in &pinned {
+        // Renaming over a pin removes it: the earlier link ends in the moment that this one takes
+        // its name.
+        let to = dir.join(name);
+        fs::rename(new_path(dir, name), &to).map_err(|source| {
+            remove_new(dir);
+            CaptureError::Pin { path: to, source }
+        })?;
+    }
+    Ok(pinned)
+}
+
+/// Removes every pin of this program from `dir`, and `dir` itself if it is empty then; the
+/// programs are detached unless a process still holds them. Says what it removed.
+///
+/// # Errors
+/// Fails when a pin cannot be removed; those before it are.
+pub fn cleanup(dir: &Path) -> Result<Vec<String>, CaptureError> {
+    let mut removed = Vec::new();
+    for name in PROGRAMS {
+        for path in [dir.join(name), new_path(dir, name)] {
+            if remove(&path).map_err(|source| unpin(&path, source))? {
+                removed.push(path.display().to_string());
+            }
+        }
+    }
+    // Whatever else is in the directory is somebody else's.
+    if fs::remove_dir(dir).is_ok() {
+        removed.push(dir.display().to_string());
+    }
+    Ok(removed)
+}
+
+/// Makes `dir`, and clears away what a process left that ended in the middle of pinning.
+fn prepare(dir: &Path) -> Result<(), CaptureError> {
+    let bpf_fs = nearest_existing(dir)
+        .and_then(|path| rustix::fs::statfs(path).ok())
+        .is_some_and(|stat| stat.f_type == libc::BPF_FS_MAGIC);
+    if !bpf_fs {
+        return Err(CaptureError::NotBpfFs {
+            path: dir.to_owned(),
+        });
+    }
+    fs::create_dir_all(dir).map_err(|source| CaptureError::Pin {
+        path: dir.to_owned(),
+        source,
+    })?;
+    for name in PROGRAMS {
+        let path = new_path(dir, name);
+        remove(&path).map_err(|source| unpin(&path, source))?;
+    }
+    Ok(())
+}
+
+fn nearest_existing(path: &Path) -> Option<&Path> {
+    path.ancestors().find(|path| path.exists())
+}
+
+fn pin(link: FdLink, path: &Path) -> Result<FdLink, CaptureError> {
+    link.pin(path)
+        .map(FdLink::from)
+        .map_err(|error| CaptureError::Pin {
+            path: path.to_owned(),
+            source: io::Error::other(error),
+        })
+}
+
+fn new_path(dir: &Path, name: &str) -> PathBuf {
+    dir.join(format!("{name}{NEW}"))
+}
+
+/// Best effort: what stays is cleared away by the next attempt.
+fn remove_new(dir: &Path) {
+    for name in PROGRAMS {
+        let _absent = fs::remove_file(new_path(dir, name));
+    }
+}
+
+fn remove(path: &Path) -> io::Result<bool> {
+    match fs::remove_file(path) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+fn unpin(path: &Path, source: io::Error) -> CaptureError {
+    CaptureError::Unpin {
+        path: path.to_owned(),
+        source,
+    }
+}

@@ -1,0 +1,269 @@
+//! One captured connection, from accept to record: the agent's straight story.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use tokio::net::TcpStream;
+
+use super::Shared;
+use super::capture::FlowRecord;
+use super::tunnels::{AgentTunnel, Lease};
+use crate::addr::ClientAddr;
+use crate::connection_id::ConnectionId;
+use crate::drain::Drain;
+use crate::farewell;
+use crate::hello;
+use crate::intake::{self, Intake, IntakeError};
+use crate::policy::{Admitted, Digest, Policy, Request, Verdict};
+use crate::record::{ClosedBy, Hop, Pending};
+use crate::refusal::{Class, Refusal};
+use crate::relay::{self, Carried, End, RelayError};
+use crate::tunnel::frame::{Opened, ResetCode};
+use crate::tunnel::header::OpenHeader;
+use crate::tunnel::stream::{Answer, TunnelError};
+use crate::workload::Workload;
+
+/// A connection that was accepted, with what the kernel knows of it.
+pub(super) struct Accepted {
+    pub(super) socket: TcpStream,
+    pub(super) client: ClientAddr,
+    pub(super) flow: FlowRecord,
+}
+
+/// How a connection ended that was not carried to its own end.
+enum Ending {
+    ClosedBeforeHello,
+    /// Before the first byte of the origin: the client can be told by an alert.
+    Refused(Refusal),
+    /// In the middle of the client's session: nothing can be said any more.
+    Cut(Refusal),
+}
+
+impl From<Refusal> for Ending {
+    fn from(refusal: Refusal) -> Ending {
+        Ending::Refused(refusal)
+    }
+}
+
+/// Serves one connection and writes its record.
+pub(super) async fn serve(shared: Arc<Shared>, mut accepted: Accepted, mut drain: Drain) {
+    let mut record = Pending::open(&shared.recorder, Hop::Agent, ConnectionId::new());
+    let policy = shared.policy.load_full();
+    describe(&mut record, &shared, &policy, &accepted);
+    let opened = tokio::select! {
+        opened = open(&shared, &policy, &mut accepted, &mut record) => opened,
+        () = drain.forced() => Err(Refusal::new(Class::Busy, "drained").into()),
+    };
+    let ended = match opened {
+        Ok(stream) => carry(&shared, &mut accepted, stream, &mut record, &mut drain).await,
+        Err(ending) => Err(ending),
+    };
+    match ended {
+        Ok(would_refuse) => record.allowed(would_refuse),
+        Err(Ending::ClosedBeforeHello) => record.closed_before_hello(),
+        Err(Ending::Refused(refusal)) => {
+            let alert = hello::alert_for(refusal.class);
+            record.refused(refusal);
+            farewell::say(accepted.socket, &alert).await;
+        }
+        Err(Ending::Cut(refusal)) => {
+            record.refused(refusal);
+            farewell::reset(accepted.socket);
+        }
+    }
+}
+
+/// A stream that the gateway has opened towards the origin.
+struct Stream {
+    lease: Lease,
+    admitted: Admitted,
+}
+
+/// The rooms in their order; each takes what only the one before it can make.
+async fn open(
+    shared: &Shared,
+    policy: &Policy,
+    accepted: &mut Accepted,
+    record: &mut Pending,
+) -> Result<Stream, Ending> {
+    let intake = read_hello(shared, accepted, record).await?;
+    let admitted = judge(policy, &intake, accepted, record)?;
+    let header = open_header(policy, &admitted, accepted, record);
+    let (lease, opened) = ask_a_gateway(shared, &header, &intake, record).await?;
+    note_opened(record, &opened);
+    Ok(Stream { lease, admitted })
+}
+
+fn describe(record: &mut Pending, shared: &Shared, policy: &Policy, accepted: &Accepted) {
+    let flow = &accepted.flow;
+    record.policy = Some(policy.digest().to_string());
+    record.client = Some(accepted.client.to_string());
+    record.original_dst = Some(flow.original_dst.to_string());
+    record.port = Some(flow.original_dst.port());
+    record.process = Some(flow.process.clone());
+    record.workload = Workload {
+        cgroup: shared.cgroups.path_of(flow.cgroup),
+        uid: Some(flow.process.uid),
+        ..Workload::default()
+    };
+}
+
+async fn read_hello(
+    shared: &Shared,
+    accepted: &mut Accepted,
+    record: &mut Pending,
+) -> Result<Intake, Ending> {
+    let deadline = tokio::time::Instant::now() + shared.limits.hello;
+    let intake = intake::read_hello(&mut accepted.socket, deadline).await;
+    record.timings.hello = Some(record.started().elapsed().into());
+    match intake {
+        Ok(intake) => {
+            intake.describe(record);
+            Ok(intake)
+        }
+        Err(IntakeError::ClosedBeforeHello) => Err(Ending::ClosedBeforeHello),
+        Err(error) => {
+            error.describe(record);
+            Err(error.refusal().into())
+        }
+    }
+}
+
+fn judge(
+    policy: &Policy,
+    intake: &Intake,
+    accepted: &Accepted,
+    record: &mut Pending,
+) -> Result<Admitted, Refusal> {
+    let started = Instant::now();
+    let verdict = policy.judge(&Request {
+        name: &intake.hello.server_name,
+        port: accepted.flow.original_dst.port(),
+        workload: &record.workload,
+    });
+    record.timings.policy = Some(started.elapsed().into());
+    match verdict {
+        Verdict::Admitted(admitted) => {
+            record.rule = admitted.rule().cloned();
+            Ok(admitted)
+        }
+        Verdict::Refused(refusal) => Err(refusal),
+    }
+}
+
+fn open_header(
+    policy: &Policy,
+    admitted: &Admitted,
+    accepted: &Accepted,
+    record: &Pending,
+) -> OpenHeader {
+    OpenHeader {
+        client: accepted.client,
+        original: accepted.flow.original_dst,
+        server_name: admitted.name().to_string(),
+        connection_id: record.connection,
+        policy: policy.digest().to_bytes(),
+        workload: record.workload.clone(),
+        process: record.process.clone(),
+    }
+}
+
+/// Opens the stream at a gateway. A warm tunnel may have died unseen; the hello
+/// is still in hand and no byte of the origin has come, so a fresh one is tried.
+async fn ask_a_gateway(
+    shared: &Shared,
+    header: &OpenHeader,
+    intake: &Intake,
+    record: &mut Pending,
+) -> Result<(Lease, Opened), Refusal> {
+    loop {
+        let started = Instant::now();
+        let leased = shared.tunnels.lease().await;
+        record.timings.tunnel = Some(started.elapsed().into());
+        let mut lease = leased.map_err(|error| {
+            tracing::debug!(%error, "no tunnel to a gateway");
+            Refusal::new(Class::Unreachable, error.reason())
+        })?;
+        record.gateway = Some(lease.gateway().to_string());
+        record.peer = Some(lease.peer().to_string());
+        let started = Instant::now();
+        let asked = ask(lease.tunnel(), header, &intake.bytes);
+        let answer = tokio::time::timeout(shared.limits.open, asked).await;
+        record.timings.open = Some(started.elapsed().into());
+        match answer {
+            Ok(Ok(Answer::Opened(opened))) => {
+                record.bytes_to_origin = intake.bytes.len() as u64;
+                return Ok((lease, opened));
+            }
+            Ok(Ok(Answer::Refused(refusal))) => {
+                lease.give_back();
+                return Err(refusal);
+            }
+            Ok(Err(error)) if lease.is_reused() => {
+                tracing::debug!(%error, "a warm tunnel was dead, trying another");
+            }
+            Ok(Err(error)) => return Err(Refusal::new(Class::Unreachable, error.reason())),
+            Err(_) => return Err(Refusal::new(Class::Unreachable, "gateway_timeout")),
+        }
+    }
+}
+
+async fn ask(
+    tunnel: &mut AgentTunnel,
+    header: &OpenHeader,
+    first: &[u8],
+) -> Result<Answer, TunnelError> {
+    tunnel.open(header, first).await?;
+    tunnel.answer().await
+}
+
+fn note_opened(record: &mut Pending, opened: &Opened) {
+    record.dialled = Some(opened.dialled.to_string());
+    record.peer_policy = Some(Digest::from_bytes(opened.policy).to_string());
+    record.original_dst_resolved = Some(opened.original_resolved);
+}
+
+/// Carries the stream to its end; gives what audit mode would have refused.
+async fn carry(
+    shared: &Shared,
+    accepted: &mut Accepted,
+    mut stream: Stream,
+    record: &mut Pending,
+    drain: &mut Drain,
+) -> Result<Option<Refusal>, Ending> {
+    let tunnel = stream.lease.tunnel();
+    let idle = shared.limits.idle;
+    let carried = relay::carry(&mut accepted.socket, tunnel, idle, drain).await;
+    note_carried(record, &carried);
+    match carried.result {
+        Ok(()) => {
+            stream.lease.give_back();
+            Ok(stream.admitted.would_refuse().cloned())
+        }
+        Err(error) => {
+            stream.lease.reset(error.reset_code()).await;
+            Err(Ending::Cut(cut(&error, record)))
+        }
+    }
+}
+
+fn note_carried(record: &mut Pending, carried: &Carried) {
+    record.bytes_to_origin += carried.from_socket;
+    record.bytes_to_client += carried.from_tunnel;
+    record.closed_by = carried.first.map(|end| match end {
+        End::Socket => ClosedBy::Client,
+        End::Tunnel => ClosedBy::Origin,
+    });
+}
+
+fn cut(error: &RelayError, record: &mut Pending) -> Refusal {
+    let (reason, by) = match error {
+        RelayError::Socket(_) => ("client_reset", ClosedBy::Client),
+        RelayError::Tunnel(TunnelError::Reset(ResetCode::Aborted)) => ("origin_reset", ClosedBy::Origin),
+        RelayError::Tunnel(error) => (error.reason(), ClosedBy::Egress),
+        RelayError::Idle => ("idle", ClosedBy::Egress),
+        RelayError::Drained => ("drained", ClosedBy::Egress),
+    };
+    record.closed_by.get_or_insert(by);
+    Refusal::new(Class::Internal, reason)
+}

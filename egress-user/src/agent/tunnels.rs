@@ -1,0 +1,343 @@
+//! Tunnels to the gateways: a stack of warm ones, and new ones when it is empty.
+
+use std::fmt;
+use std::io;
+use std::str::FromStr;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use rustls::pki_types::ServerName as TlsServerName;
+use tokio::net::TcpStream;
+use tokio::time::Instant;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+use crate::addr::GatewayAddr;
+use crate::record::{Metrics, TunnelEvent};
+use crate::tunnel::frame::{ResetCode, Role};
+use crate::tunnel::identity::SpiffeId;
+use crate::tunnel::stream::{Tunnel, tls_error};
+use crate::tunnel::tls::{self, PeerError};
+use crate::tunnel;
+
+/// Warm tunnels that are kept; more than this many finished streams at once
+/// close theirs. One costs about 40 KiB at each end.
+const MAX_IDLE: usize = 64;
+
+/// How long a warm tunnel may wait; shorter than the gateway's own limit, so
+/// that the agent is the one that closes.
+const IDLE_LIMIT: Duration = Duration::from_secs(120);
+
+/// Time for one TCP connect and TLS handshake with a gateway.
+const DIAL_LIMIT: Duration = Duration::from_secs(5);
+
+/// A tunnel as the agent holds it.
+pub(super) type AgentTunnel = Tunnel<TlsStream<TcpStream>>;
+
+/// A gateway as it is written in the configuration.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Endpoint {
+    /// Host name or address.
+    pub host: String,
+    /// TCP port.
+    pub port: u16,
+}
+
+impl FromStr for Endpoint {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Endpoint, String> {
+        let form = || format!("`{text}` is not HOST:PORT, such as gateway.example.org:8443");
+        let (host, port) = text.rsplit_once(':').ok_or_else(form)?;
+        let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+        if host.is_empty() || (bare.is_none() && host.contains(':')) {
+            return Err(form());
+        }
+        Ok(Endpoint {
+            host: bare.unwrap_or(host).to_owned(),
+            port: port.parse().map_err(|_| form())?,
+        })
+    }
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.host.contains(':') {
+            write!(f, "[{}]:{}", self.host, self.port)
+        } else {
+            write!(f, "{}:{}", self.host, self.port)
+        }
+    }
+}
+
+/// Why no gateway could be reached; the last one's reason.
+#[derive(Debug, thiserror::Error)]
+pub enum DialError {
+    /// No gateway is configured.
+    #[error("no gateway is configured")]
+    NoGateway,
+    /// The gateway's name has no address.
+    #[error("gateway {0} cannot be resolved: {1}")]
+    Resolve(Endpoint, #[source] io::Error),
+    /// TCP did not come about.
+    #[error("gateway {0} cannot be reached: {1}")]
+    Connect(Endpoint, #[source] io::Error),
+    /// The TLS handshake failed.
+    #[error("gateway {0} failed the handshake: {1}")]
+    Handshake(Endpoint, #[source] io::Error),
+    /// The other side does not speak `egress/1`.
+    #[error("gateway {0} does not speak egress/1")]
+    Protocol(Endpoint),
+    /// The other side is not who or what it should be.
+    #[error("gateway {0} is no gateway: {1}")]
+    Peer(Endpoint, #[source] PeerError),
+    /// It took too long.
+    #[error("gateway {0} did not answer in time")]
+    Timeout(Endpoint),
+}
+
+impl DialError {
+    /// The reason in records.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            DialError::NoGateway => "no_gateway",
+            DialError::Resolve(..) => "gateway_unresolved",
+            DialError::Connect(..) => "gateway_unreachable",
+            DialError::Handshake(_, error) => {
+                tls_error(error).map_or("gateway_handshake", tls::handshake_reason)
+            }
+            DialError::Protocol(_) => "alpn_mismatch",
+            DialError::Peer(_, error) => error.reason(),
+            DialError::Timeout(_) => "gateway_timeout",
+        }
+    }
+}
+
+/// The pool.
+pub struct Tunnels {
+    gateways: Vec<Endpoint>,
+    next: AtomicUsize,
+    tls: TlsConnector,
+    metrics: Arc<Metrics>,
+    idle: Mutex<Vec<Warm>>,
+    reachable: AtomicBool,
+}
+
+struct Warm {
+    tunnel: AgentTunnel,
+    gateway: GatewayAddr,
+    peer: SpiffeId,
+    since: Instant,
+}
+
+impl Tunnels {
+    /// A pool that dials these gateways with this configuration.
+    pub fn new(
+        gateways: Vec<Endpoint>,
+        config: Arc<rustls::ClientConfig>,
+        metrics: Arc<Metrics>,
+    ) -> Arc<Tunnels> {
+        Arc::new(Tunnels {
+            gateways,
+            next: AtomicUsize::new(0),
+            tls: TlsConnector::from(config),
+            metrics,
+            idle: Mutex::default(),
+            reachable: AtomicBool::new(false),
+        })
+    }
+
+    /// The warmest tunnel that is still alive, or a new one.
+    pub(super) async fn lease(self: &Arc<Self>) -> Result<Lease, DialError> {
+        if let Some(warm) = self.take_warm() {
+            self.metrics.tunnel(TunnelEvent::Reused);
+            return Ok(self.lend(warm, true));
+        }
+        let warm = self.dial_any().await?;
+        Ok(self.lend(warm, false))
+    }
+
+    /// Whether the last attempt to reach a gateway succeeded.
+    pub fn is_reachable(&self) -> bool {
+        self.reachable.load(Ordering::Relaxed)
+    }
+
+    /// Closes what has been idle for too long or has died, and makes a new tunnel
+    /// when none is left warm: the next connection finds one, and whether a gateway
+    /// can be reached is known before it comes.
+    pub(super) async fn refresh(&self) {
+        let left = {
+            let mut idle = self.lock();
+            idle.retain_mut(|warm| {
+                warm.since.elapsed() < IDLE_LIMIT && warm.tunnel.is_usable()
+            });
+            idle.len()
+        };
+        if left == 0
+            && let Ok(warm) = self.dial_any().await
+        {
+            self.keep(warm);
+        }
+    }
+
+    fn take_warm(&self) -> Option<Warm> {
+        let mut idle = self.lock();
+        while let Some(mut warm) = idle.pop() {
+            if warm.tunnel.is_usable() {
+                return Some(warm);
+            }
+        }
+        None
+    }
+
+    fn keep(&self, mut warm: Warm) {
+        warm.since = Instant::now();
+        let mut idle = self.lock();
+        if idle.len() < MAX_IDLE {
+            idle.push(warm);
+        }
+    }
+
+    fn lend(self: &Arc<Self>, warm: Warm, reused: bool) -> Lease {
+        Lease {
+            warm,
+            reused,
+            pool: self.clone(),
+        }
+    }
+
+    /// Tries each gateway once, beginning with the next in turn.
+    async fn dial_any(&self) -> Result<Warm, DialError> {
+        let dialled = self.dial_each().await;
+        self.reachable.store(dialled.is_ok(), Ordering::Relaxed);
+        dialled
+    }
+
+    async fn dial_each(&self) -> Result<Warm, DialError> {
+        let first = self.next.fetch_add(1, Ordering::Relaxed);
+        let mut last = DialError::NoGateway;
+        for offset in 0..self.gateways.len() {
+            let index = first.wrapping_add(offset) % self.gateways.len();
+            let Some(endpoint) = self.gateways.get(index) else {
+                continue;
+            };
+            let dialled = tokio::time::timeout(DIAL_LIMIT, self.dial(endpoint)).await;
+            match dialled.unwrap_or_else(|_| Err(DialError::Timeout(endpoint.clone()))) {
+                Ok(warm) => {
+                    self.metrics.tunnel(TunnelEvent::Opened);
+                    return Ok(warm);
+                }
+                Err(error) => {
+                    self.metrics.tunnel(TunnelEvent::Failed);
+                    tracing::debug!(%error, "a gateway cannot be used");
+                    last = error;
+                }
+            }
+        }
+        Err(last)
+    }
+
+    async fn dial(&self, endpoint: &Endpoint) -> Result<Warm, DialError> {
+        let (socket, gateway) = connect(endpoint).await?;
+        // The name is not sent: identity is the SPIFFE ID, checked by the verifier.
+        let name = TlsServerName::IpAddress(gateway.ip().into());
+        let stream = self
+            .tls
+            .connect(name, socket)
+            .await
+            .map_err(|error| DialError::Handshake(endpoint.clone(), error))?;
+        let (_, session) = stream.get_ref();
+        if session.alpn_protocol() != Some(tunnel::ALPN) {
+            return Err(DialError::Protocol(endpoint.clone()));
+        }
+        let peer = tls::peer_identity(session.peer_certificates().unwrap_or_default())
+            .map_err(|error| DialError::Peer(endpoint.clone(), error))?;
+        Ok(Warm {
+            tunnel: Tunnel::new(stream, Role::Agent),
+            gateway,
+            peer,
+            since: Instant::now(),
+        })
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Warm>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+async fn connect(endpoint: &Endpoint) -> Result<(TcpStream, GatewayAddr), DialError> {
+    let addrs = tokio::net::lookup_host((endpoint.host.as_str(), endpoint.port))
+        .await
+        .map_err(|error| DialError::Resolve(endpoint.clone(), error))?;
+    let mut last = io::Error::from(io::ErrorKind::NotFound);
+    for addr in addrs {
+        match TcpStream::connect(addr).await {
+            Ok(socket) => {
+                // Frames are written whole; waiting for more only adds delay.
+                socket
+                    .set_nodelay(true)
+                    .map_err(|error| DialError::Connect(endpoint.clone(), error))?;
+                return Ok((socket, GatewayAddr::new(addr)));
+            }
+            Err(error) => last = error,
+        }
+    }
+    Err(DialError::Connect(endpoint.clone(), last))
+}
+
+/// A tunnel on loan for one stream; closed when dropped.
+pub(super) struct Lease {
+    warm: Warm,
+    reused: bool,
+    pool: Arc<Tunnels>,
+}
+
+impl Lease {
+    /// Whether the tunnel carried a stream before.
+    pub(super) fn is_reused(&self) -> bool {
+        self.reused
+    }
+
+    pub(super) fn gateway(&self) -> GatewayAddr {
+        self.warm.gateway
+    }
+
+    pub(super) fn peer(&self) -> &SpiffeId {
+        &self.warm.peer
+    }
+
+    pub(super) fn tunnel(&mut self) -> &mut AgentTunnel {
+        &mut self.warm.tunnel
+    }
+
+    /// Back into the pool, if the stream ended in good order.
+    pub(super) fn give_back(self) {
+        if self.warm.tunnel.is_idle() && !self.warm.tunnel.is_draining() {
+            self.pool.keep(self.warm);
+        }
+    }
+
+    /// Gives the stream up and closes the tunnel; what is on its way in either
+    /// direction belongs to nobody any more.
+    pub(super) async fn reset(mut self, code: ResetCode) {
+        let told = self.warm.tunnel.send_reset(code);
+        // A gateway that cannot be told sees the connection close.
+        let _ = tokio::time::timeout(Duration::from_millis(100), told).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn endpoints_by_name_and_address() {
+        for text in ["gateway.example.org:8443", "192.0.2.1:8443", "[2001:db8::1]:8443"] {
+            assert_eq!(text.parse::<Endpoint>().unwrap().to_string(), text);
+        }
+        for text in ["gateway", ":8443", "gateway:", "gateway:x", "2001:db8::1:8443", ""] {
+            assert!(text.parse::<Endpoint>().unwrap_err().contains("HOST:PORT"), "{text}");
+        }
+    }
+}

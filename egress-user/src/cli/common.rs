@@ -1,0 +1,149 @@
+//! Flags that several subcommands share.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use arc_swap::ArcSwap;
+use clap::Args;
+use rustls::pki_types::UnixTime;
+
+use crate::config::{self, Base, Common};
+use crate::drain::Drainer;
+use crate::policy::Policy;
+use crate::record::{LogFormat, Metrics, Recorder};
+use crate::tunnel::tls::Credentials;
+
+/// Flags over the configuration file; each is also a variable.
+#[derive(Args)]
+pub(super) struct CommonArgs {
+    /// Policy document (YAML); the same file for agent and gateway
+    #[arg(long, env = "EGRESS_POLICY", value_name = "FILE")]
+    policy: Option<PathBuf>,
+
+    /// Certificate chain with the SPIFFE ID of this process (PEM)
+    #[arg(long, env = "EGRESS_CERTIFICATE", value_name = "FILE")]
+    certificate: Option<PathBuf>,
+
+    /// Private key of the certificate (PEM)
+    #[arg(long, env = "EGRESS_KEY", value_name = "FILE")]
+    key: Option<PathBuf>,
+
+    /// Certificates of the CAs that vouch for the other half (PEM)
+    #[arg(long, env = "EGRESS_BUNDLE", value_name = "FILE")]
+    bundle: Option<PathBuf>,
+
+    /// Where records go: a file that is appended to, or - for standard output [default: -]
+    #[arg(long, env = "EGRESS_LOG", value_name = "FILE|-")]
+    log: Option<PathBuf>,
+
+    /// Form of the records: json or text [default: json]
+    #[arg(long, env = "EGRESS_LOG_FORMAT", value_name = "FORMAT")]
+    log_format: Option<LogFormat>,
+
+    /// Address for /metrics, /healthz and /readyz [default: none]
+    #[arg(long, env = "EGRESS_ADMIN", value_name = "ADDR:PORT")]
+    admin: Option<SocketAddr>,
+
+    /// Seconds that live connections get at the end [default: 25]
+    #[arg(long, env = "EGRESS_DRAIN", value_name = "SECONDS", value_parser = seconds)]
+    drain: Option<Duration>,
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let bare = text.strip_suffix('s').unwrap_or(text);
+    bare.parse::<u32>()
+        .map(|seconds| Duration::from_secs(seconds.into()))
+        .map_err(|_| format!("`{text}` is not a number of seconds"))
+}
+
+impl From<CommonArgs> for Common {
+    fn from(args: CommonArgs) -> Common {
+        Common {
+            policy: args.policy,
+            certificate: args.certificate,
+            key: args.key,
+            bundle: args.bundle,
+            log: args.log,
+            log_format: args.log_format,
+            admin: args.admin,
+            drain: args.drain,
+        }
+    }
+}
+
+/// What both halves load before they start.
+pub(super) struct Loaded {
+    pub(super) policy: Arc<ArcSwap<Policy>>,
+    pub(super) credentials: Credentials,
+    pub(super) recorder: Recorder,
+    pub(super) metrics: Arc<Metrics>,
+}
+
+/// Loads the files that the configuration names.
+pub(super) fn load(base: &Base) -> anyhow::Result<Loaded> {
+    let policy = load_policy(base)?;
+    let tls = &base.tls;
+    let now = UnixTime::now();
+    let credentials = Credentials::load(&tls.certificate, &tls.key, &tls.bundle, now)?;
+    for warning in credentials.warnings() {
+        tracing::warn!("{warning}");
+    }
+    tracing::info!(id = %credentials.id(), valid_until = %credentials.valid_until(), "credentials loaded");
+    let metrics = Arc::new(Metrics::default());
+    let recorder = Recorder::open(&base.log, base.log_format, metrics.clone())?;
+    Ok(Loaded {
+        policy: Arc::new(ArcSwap::from_pointee(policy)),
+        credentials,
+        recorder,
+        metrics,
+    })
+}
+
+fn load_policy(base: &Base) -> anyhow::Result<Policy> {
+    let text = config::read_text(&base.policy)?;
+    let loaded = Policy::parse(&text, &base.policy.display().to_string())?;
+    for warning in &loaded.warnings {
+        tracing::warn!("{warning}");
+    }
+    tracing::info!(
+        digest = %loaded.policy.digest(),
+        rules = loaded.policy.rule_count(),
+        "policy loaded"
+    );
+    Ok(loaded.policy)
+}
+
+/// The async runtime of a process.
+pub(super) fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the async runtime")
+}
+
+/// Waits for the request to end, then for the work.
+pub(super) async fn until_told(drainer: Drainer, grace: Duration) -> anyhow::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut term = signal(SignalKind::terminate()).context("cannot listen for signals")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for signals")?;
+    tokio::select! {
+        _ = term.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    tracing::info!(grace = ?grace, "draining");
+    let ended = tokio::select! {
+        ended = drainer.drain(grace) => ended,
+        // Whoever asks twice does not want to wait.
+        _ = term.recv() => false,
+        _ = interrupt.recv() => false,
+    };
+    if ended {
+        tracing::info!("ended, every connection to its own end");
+    } else {
+        tracing::info!("ended, live connections were cut");
+    }
+    Ok(())
+}

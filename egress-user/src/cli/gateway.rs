@@ -1,0 +1,124 @@
+//! `egress gateway`.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::Args;
+use ipnet::IpNet;
+
+use super::common::{self, CommonArgs};
+use crate::admin::{Admin, Readiness};
+use crate::config::gateway::{GatewayConfig, GatewayOptions};
+use crate::drain;
+use crate::gateway::forbidden::Forbidden;
+use crate::gateway::resolve::ResolveOptions;
+use crate::gateway::{Gateway, GatewayParts, Limits};
+use crate::pins::{self, Pin};
+use crate::tunnel::identity::IdPattern;
+use crate::tunnel::tls;
+
+const EXAMPLES: &str = "\
+Examples:
+  egress gateway --config gateway.yaml
+  egress gateway --listen 0.0.0.0:8443 --policy policy.yaml \\
+      --certificate gateway.pem --key gateway-key.pem --bundle ca.pem
+
+gateway.yaml:
+  listen: 0.0.0.0:8443
+  policy: policy.yaml
+  tls: {certificate: gateway.pem, key: gateway-key.pem, bundle: ca.pem}
+  dns: {servers: [192.0.2.53]}        # the system's own when absent
+  addresses: {allow: [10.20.0.0/16]}  # exceptions to the forbidden ranges
+  log: {file: /var/log/egress/gateway.jsonl, format: json}
+  admin: 127.0.0.1:9902
+  drain: 25s";
+
+/// Serves agents: authenticates, judges again, resolves and dials
+#[derive(Args)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct GatewayArgs {
+    /// Configuration file (YAML); flags and variables win over it
+    #[arg(long, env = "EGRESS_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+
+    #[command(flatten)]
+    common: CommonArgs,
+
+    /// Where agents connect
+    #[arg(long, env = "EGRESS_LISTEN", value_name = "ADDR:PORT")]
+    listen: Option<SocketAddr>,
+
+    /// SPIFFE ID of an agent that may connect, or all below one
+    /// [default: spiffe://OWN-TRUST-DOMAIN/agent/*]
+    #[arg(long, env = "EGRESS_AGENTS", value_name = "ID", value_delimiter = ',')]
+    agents: Option<Vec<IdPattern>>,
+
+    /// Name server, with port 53 unless given [default: the system's own]
+    #[arg(long, env = "EGRESS_DNS", value_name = "ADDR[:PORT]", value_delimiter = ',', value_parser = pins::server)]
+    dns: Option<Vec<SocketAddr>>,
+
+    /// Range that may be dialled although it is private or otherwise special
+    #[arg(long, env = "EGRESS_ALLOW_ADDRESSES", value_name = "PREFIX", value_delimiter = ',')]
+    allow_addresses: Option<Vec<IpNet>>,
+
+    /// Pins a name and port to an address, past DNS and the forbidden ranges
+    #[arg(long, value_name = "NAME:PORT:ADDR")]
+    resolve: Option<Vec<Pin>>,
+}
+
+impl GatewayArgs {
+    pub(super) fn run(self) -> anyhow::Result<ExitCode> {
+        let file = self.config.clone();
+        let config = GatewayConfig::load(file.as_deref(), self.into())?;
+        common::runtime()?.block_on(serve(config))?;
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+impl From<GatewayArgs> for GatewayOptions {
+    fn from(args: GatewayArgs) -> GatewayOptions {
+        GatewayOptions {
+            common: args.common.into(),
+            listen: args.listen,
+            agents: args.agents,
+            dns: args.dns,
+            allow_addresses: args.allow_addresses,
+            resolve: args.resolve,
+        }
+    }
+}
+
+async fn serve(config: GatewayConfig) -> anyhow::Result<()> {
+    let loaded = common::load(&config.base)?;
+    let agents = match config.agents {
+        Some(agents) => agents,
+        None => vec![tls::default_agents(&loaded.credentials)?],
+    };
+    let gateway = Gateway::bind(GatewayParts {
+        listen: config.listen,
+        tls: Arc::new(tls::gateway_config(&loaded.credentials)?),
+        agents,
+        policy: loaded.policy,
+        resolve: ResolveOptions {
+            servers: config.dns,
+            pins: config.pins,
+            forbidden: Forbidden::except(config.allow_addresses),
+        },
+        recorder: loaded.recorder.clone(),
+        limits: Limits::default(),
+    })
+    .await?;
+    let (drainer, drain) = drain::channel();
+    if let Some(addr) = config.base.admin {
+        let readiness: Readiness = Arc::new(Vec::new);
+        let admin = Admin::bind(addr, loaded.metrics, readiness).await?;
+        tokio::spawn(admin.run(drain.observer()));
+    }
+    tracing::info!(listen = %gateway.addr(), "gateway ready");
+    tokio::spawn(gateway.run(drain));
+    common::until_told(drainer, config.base.drain).await?;
+    loaded.recorder.close();
+    Ok(())
+}

@@ -1,0 +1,206 @@
+//! Configuration of the agent.
+
+use std::path::{Path, PathBuf};
+
+use egress_common::Fallback;
+
+use super::{Base, Common, Needs};
+use crate::agent::tunnels::Endpoint;
+use crate::document::{Map, Mistakes, Value};
+use crate::tunnel::identity::IdPattern;
+
+/// The words for [`Fallback`].
+const FALLBACKS: &[(&str, Fallback)] = &[("pass", Fallback::Pass), ("refuse", Fallback::Refuse)];
+
+/// Reads `pass` or `refuse`.
+///
+/// # Errors
+///
+/// A sentence for any other word.
+pub fn fallback(word: &str) -> Result<Fallback, String> {
+    let known = FALLBACKS.iter().find(|(name, _)| *name == word);
+    known
+        .map(|(_, fallback)| *fallback)
+        .ok_or_else(|| format!("`{word}` is neither pass nor refuse"))
+}
+
+/// What the user wrote; everything may be absent.
+#[derive(Clone, Debug, Default)]
+pub struct AgentOptions {
+    /// What both halves can be told.
+    pub common: Common,
+    /// Gateways to carry connections.
+    pub gateways: Option<Vec<Endpoint>>,
+    /// Who a gateway must be.
+    pub gateway_id: Option<IdPattern>,
+    /// What to capture.
+    pub capture: CaptureOptions,
+}
+
+/// What to capture; everything may be absent.
+#[derive(Clone, Debug, Default)]
+pub struct CaptureOptions {
+    /// The cgroup whose processes are captured.
+    pub cgroup: Option<PathBuf>,
+    /// Network namespaces to serve.
+    pub namespaces: Option<Vec<PathBuf>>,
+    /// Ports that are redirected.
+    pub ports: Option<Vec<u16>>,
+    /// What happens to other ports.
+    pub other_ports: Option<Fallback>,
+    /// What happens in namespaces that are not served.
+    pub unregistered: Option<Fallback>,
+    /// Where the kernel's links are pinned.
+    pub pin: Option<PathBuf>,
+}
+
+/// What the agent needs.
+#[derive(Clone, Debug)]
+pub struct AgentConfig {
+    /// What both halves need.
+    pub base: Base,
+    /// Gateways to carry connections; at least one.
+    pub gateways: Vec<Endpoint>,
+    /// Who a gateway must be; every `/gateway/*` of the own trust domain when
+    /// absent.
+    pub gateway_id: Option<IdPattern>,
+    /// What to capture.
+    pub capture: CaptureConfig,
+}
+
+/// What to capture.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct CaptureConfig {
+    /// The cgroup whose processes are captured.
+    pub cgroup: PathBuf,
+    /// Network namespaces to serve; the agent's own when empty.
+    pub namespaces: Vec<PathBuf>,
+    /// Ports that are redirected.
+    pub ports: Vec<u16>,
+    /// What happens to other ports.
+    pub other_ports: Fallback,
+    /// What happens in namespaces that are not served.
+    pub unregistered: Fallback,
+    /// Where the kernel's links are pinned, so that they outlive the agent.
+    pub pin: Option<PathBuf>,
+}
+
+impl AgentConfig {
+    /// Puts the file below the flags and checks that nothing is missing.
+    ///
+    /// # Errors
+    ///
+    /// Every mistake of the file, or everything that is missing.
+    pub fn load(file: Option<&Path>, flags: AgentOptions) -> Result<AgentConfig, Mistakes> {
+        let written = super::read_file(file, read)?;
+        let below = match file {
+            Some(file) => written.common.clone().below(file),
+            None => Common::default(),
+        };
+        let mut needs = Needs::new(file);
+        let base = flags.common.over(below).complete(&mut needs);
+        let gateways = needs.value("gateways", flags.gateways.or(written.gateways));
+        let capture = flags.capture.over(written.capture).complete(&mut needs);
+        let config = base.zip(gateways).zip(capture);
+        let config = config.map(|((base, gateways), capture)| AgentConfig {
+            base,
+            gateways,
+            gateway_id: flags.gateway_id.or(written.gateway_id),
+            capture,
+        });
+        needs.finish(config)
+    }
+}
+
+impl CaptureOptions {
+    fn over(self, file: CaptureOptions) -> CaptureOptions {
+        CaptureOptions {
+            cgroup: self.cgroup.or(file.cgroup),
+            namespaces: self.namespaces.or(file.namespaces),
+            ports: self.ports.or(file.ports),
+            other_ports: self.other_ports.or(file.other_ports),
+            unregistered: self.unregistered.or(file.unregistered),
+            pin: self.pin.or(file.pin),
+        }
+    }
+
+    fn complete(self, needs: &mut Needs) -> Option<CaptureConfig> {
+        Some(CaptureConfig {
+            cgroup: needs.path("capture.cgroup", self.cgroup)?,
+            namespaces: self.namespaces.unwrap_or_default(),
+            ports: self.ports.unwrap_or_else(|| vec![443]),
+            other_ports: self.other_ports.unwrap_or(Fallback::Refuse),
+            unregistered: self.unregistered.unwrap_or(Fallback::Refuse),
+            pin: self.pin,
+        })
+    }
+}
+
+fn read(map: &Map<'_>) -> Option<AgentOptions> {
+    Some(AgentOptions {
+        common: Common::read(map),
+        gateways: map.optional("gateways", |value| {
+            value.non_empty_list(|item| item.parse(str::parse))
+        }),
+        gateway_id: map.optional("gateway_id", |value| value.parse(str::parse)),
+        capture: map
+            .optional("capture", |value| value.map(read_capture))
+            .unwrap_or_default(),
+    })
+}
+
+fn read_capture(map: &Map<'_>) -> Option<CaptureOptions> {
+    Some(CaptureOptions {
+        cgroup: map.optional("cgroup", Value::path),
+        namespaces: map.optional("namespaces", |value| value.list(Value::path)),
+        ports: map.optional("ports", |value| value.non_empty_list(Value::port)),
+        other_ports: map.optional("other_ports", |value| value.one_of(FALLBACKS)),
+        unregistered: map.optional("unregistered", |value| value.one_of(FALLBACKS)),
+        pin: map.optional("pin", Value::path),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(text: &str) -> Result<AgentConfig, Mistakes> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("agent.yaml");
+        std::fs::write(&path, text).unwrap();
+        AgentConfig::load(Some(&path), AgentOptions::default())
+    }
+
+    #[test]
+    fn closed_by_default() {
+        let config = load(
+            "\
+policy: p.yaml
+tls: {certificate: a.pem, key: k.pem, bundle: ca.pem}
+gateways: [\"10.0.0.2:8443\", \"gw.example.org:8443\"]
+capture: {cgroup: /sys/fs/cgroup/kubepods}
+",
+        )
+        .unwrap();
+        assert_eq!(config.capture.other_ports, Fallback::Refuse);
+        assert_eq!(config.capture.unregistered, Fallback::Refuse);
+        assert_eq!(config.capture.ports, [443]);
+        assert_eq!(config.gateways[1].host, "gw.example.org");
+    }
+
+    #[test]
+    fn mistakes_come_together() {
+        let mistakes = load(
+            "\
+polcy: p.yaml
+gateways: [\"nohost\"]
+capture: {ports: [0], other_ports: maybe}
+",
+        )
+        .unwrap_err()
+        .to_string();
+        for part in ["did you mean `policy`", "nohost", "maybe"] {
+            assert!(mistakes.contains(part), "{part}: {mistakes}");
+        }
+    }
+}

@@ -1,0 +1,158 @@
+//! Configuration of the gateway.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
+
+use ipnet::IpNet;
+
+use super::{Base, Common, Needs};
+use crate::document::{Map, Mistakes, Value};
+use crate::pins::{self, Pin};
+use crate::tunnel::identity::IdPattern;
+
+/// What the user wrote; everything may be absent.
+#[derive(Clone, Debug, Default)]
+pub struct GatewayOptions {
+    /// What both halves can be told.
+    pub common: Common,
+    /// Where agents connect.
+    pub listen: Option<SocketAddr>,
+    /// Agents that may open tunnels.
+    pub agents: Option<Vec<IdPattern>>,
+    /// Name servers.
+    pub dns: Option<Vec<SocketAddr>>,
+    /// Exceptions to the forbidden ranges.
+    pub allow_addresses: Option<Vec<IpNet>>,
+    /// Names pinned to addresses.
+    pub resolve: Option<Vec<Pin>>,
+}
+
+/// What the gateway needs.
+#[derive(Clone, Debug)]
+pub struct GatewayConfig {
+    /// What both halves need.
+    pub base: Base,
+    /// Where agents connect.
+    pub listen: SocketAddr,
+    /// Agents that may open tunnels; every `/agent/*` of the own trust domain
+    /// when absent.
+    pub agents: Option<Vec<IdPattern>>,
+    /// Name servers; the system's own when empty.
+    pub dns: Vec<SocketAddr>,
+    /// Exceptions to the forbidden ranges.
+    pub allow_addresses: Vec<IpNet>,
+    /// Names pinned to addresses.
+    pub pins: HashMap<(String, u16), Vec<IpAddr>>,
+}
+
+impl GatewayConfig {
+    /// Puts the file below the flags and checks that nothing is missing.
+    ///
+    /// # Errors
+    ///
+    /// Every mistake of the file, or everything that is missing.
+    pub fn load(file: Option<&Path>, flags: GatewayOptions) -> Result<GatewayConfig, Mistakes> {
+        let written = super::read_file(file, read)?;
+        let below = match file {
+            Some(file) => written.common.clone().below(file),
+            None => Common::default(),
+        };
+        let mut needs = Needs::new(file);
+        let base = flags.common.over(below).complete(&mut needs);
+        let listen = needs.value("listen", flags.listen.or(written.listen));
+        let config = base.zip(listen).map(|(base, listen)| GatewayConfig {
+            base,
+            listen,
+            agents: flags.agents.or(written.agents),
+            dns: flags.dns.or(written.dns).unwrap_or_default(),
+            allow_addresses: flags
+                .allow_addresses
+                .or(written.allow_addresses)
+                .unwrap_or_default(),
+            pins: pins::table(flags.resolve.or(written.resolve).unwrap_or_default()),
+        });
+        needs.finish(config)
+    }
+}
+
+fn read(map: &Map<'_>) -> Option<GatewayOptions> {
+    Some(GatewayOptions {
+        common: Common::read(map),
+        listen: map.optional("listen", Value::socket_addr),
+        agents: map.optional("agents", |value| {
+            value.non_empty_list(|item| item.parse(str::parse))
+        }),
+        dns: map.optional("dns", |value| {
+            value.map(|dns| dns.required("servers", |servers| servers.non_empty_list(server)))
+        }),
+        allow_addresses: map.optional("addresses", |value| {
+            value.map(|addresses| addresses.required("allow", |allow| allow.list(Value::ip_net)))
+        }),
+        resolve: map.optional("resolve", |value| {
+            value.list(|item| item.parse(str::parse))
+        }),
+    })
+}
+
+fn server(value: Value<'_>) -> Option<SocketAddr> {
+    value.parse(pins::server)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(text: &str) -> Result<GatewayConfig, Mistakes> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("gateway.yaml");
+        std::fs::write(&path, text).unwrap();
+        GatewayConfig::load(Some(&path), GatewayOptions::default())
+    }
+
+    const FULL: &str = "\
+listen: 0.0.0.0:8443
+policy: policy.yaml
+tls: {certificate: gateway.pem, key: gateway-key.pem, bundle: /etc/ca.pem}
+agents: [spiffe://egress.local/agent/*]
+dns: {servers: [\"203.0.113.53\", \"[2001:db8::53]:5353\"]}
+addresses: {allow: [203.0.113.0/24]}
+resolve: [\"en.wikipedia.org:443:127.0.0.1\"]
+log: {file: \"-\", format: text}
+admin: 127.0.0.1:9902
+drain: 5s
+";
+
+    #[test]
+    fn reads_everything() {
+        let config = load(FULL).unwrap();
+        assert!(config.base.policy.is_absolute() && config.base.policy.ends_with("policy.yaml"));
+        assert_eq!(config.base.tls.bundle, Path::new("/etc/ca.pem"));
+        assert_eq!(config.dns.len(), 2);
+        assert_eq!(config.dns[0].port(), 53);
+        assert_eq!(config.pins.len(), 1);
+        assert_eq!(config.base.drain.as_secs(), 5);
+    }
+
+    #[test]
+    fn flags_win_over_the_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("gateway.yaml");
+        std::fs::write(&path, FULL).unwrap();
+        let flags = GatewayOptions {
+            listen: Some("127.0.0.1:1".parse().unwrap()),
+            ..GatewayOptions::default()
+        };
+        let config = GatewayConfig::load(Some(&path), flags).unwrap();
+        assert_eq!(config.listen.port(), 1);
+    }
+
+    #[test]
+    fn says_everything_that_is_missing_at_once() {
+        let mistakes = load("drain: 1s\n").unwrap_err().to_string();
+        for key in ["policy", "tls.certificate", "tls.key", "tls.bundle", "listen"] {
+            assert!(mistakes.contains(&format!("`{key}` is missing")), "{mistakes}");
+        }
+        assert!(mistakes.contains("--certificate or with EGRESS_CERTIFICATE"), "{mistakes}");
+    }
+}

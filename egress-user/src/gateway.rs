@@ -1,0 +1,175 @@
+//! The gateway: authenticates agents, judges again, resolves and dials.
+
+mod connection;
+mod dial;
+pub mod forbidden;
+pub mod resolve;
+mod stream;
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use rustls::ServerConfig;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio_rustls::TlsAcceptor;
+
+use crate::addr::AgentAddr;
+use crate::drain::Drain;
+use crate::policy::Policy;
+use crate::record::Recorder;
+use crate::tunnel::identity::IdPattern;
+use resolve::{ResolveOptions, Resolver, ResolverError};
+
+/// Limits of the gateway, each with its reason.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// TCP and TLS handshake of an agent; a healthy one takes two round trips.
+    pub handshake: Duration,
+    /// OPEN to a whole ClientHello: both leave the agent together.
+    pub hello: Duration,
+    /// Name resolution and connect together, as long as a browser would wait.
+    pub dial: Duration,
+    /// A tunnel without a stream; agents close theirs earlier.
+    pub tunnel_idle: Duration,
+    /// A stream in which nothing moves.
+    pub idle: Duration,
+    /// Tunnels at once; each is one descriptor, and one more while it carries.
+    pub tunnels: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits {
+            handshake: Duration::from_secs(10),
+            hello: Duration::from_secs(5),
+            dial: Duration::from_secs(10),
+            tunnel_idle: Duration::from_secs(300),
+            idle: Duration::from_secs(3600),
+            tunnels: 16 * 1024,
+        }
+    }
+}
+
+/// What a gateway is made of.
+pub struct GatewayParts {
+    /// Where agents connect.
+    pub listen: SocketAddr,
+    /// TLS with client authentication.
+    pub tls: Arc<ServerConfig>,
+    /// Agents that may open tunnels.
+    pub agents: Vec<IdPattern>,
+    /// The policy in force; swapped on reload.
+    pub policy: Arc<ArcSwap<Policy>>,
+    /// Name resolution.
+    pub resolve: ResolveOptions,
+    /// Where records go.
+    pub recorder: Recorder,
+    /// Limits.
+    pub limits: Limits,
+}
+
+/// Why a gateway cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum BindError {
+    /// The address is taken, not ours, or needs a privilege.
+    #[error("cannot listen on {addr}: {source}; choose another address with `listen` or --listen")]
+    Listen {
+        /// The address asked for.
+        addr: SocketAddr,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// Name resolution cannot be set up.
+    #[error(transparent)]
+    Resolver(#[from] ResolverError),
+}
+
+struct Shared {
+    tls: TlsAcceptor,
+    agents: Vec<IdPattern>,
+    policy: Arc<ArcSwap<Policy>>,
+    resolver: Resolver,
+    recorder: Recorder,
+    limits: Limits,
+    port: u16,
+}
+
+/// A gateway that is bound and not yet serving.
+pub struct Gateway {
+    listener: TcpListener,
+    addr: SocketAddr,
+    shared: Arc<Shared>,
+}
+
+impl Gateway {
+    /// Binds everything, so that what is wrong is wrong at the start.
+    pub async fn bind(parts: GatewayParts) -> Result<Gateway, BindError> {
+        let failed = |source| BindError::Listen {
+            addr: parts.listen,
+            source,
+        };
+        let listener = TcpListener::bind(parts.listen).await.map_err(failed)?;
+        let addr = listener.local_addr().map_err(failed)?;
+        let shared = Shared {
+            tls: TlsAcceptor::from(parts.tls),
+            agents: parts.agents,
+            policy: parts.policy,
+            resolver: Resolver::new(parts.resolve)?,
+            recorder: parts.recorder,
+            limits: parts.limits,
+            port: addr.port(),
+        };
+        Ok(Gateway {
+            listener,
+            addr,
+            shared: Arc::new(shared),
+        })
+    }
+
+    /// The address that agents connect to.
+    pub fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// Serves until the drain begins. Tunnels under way hold their own `drain`.
+    pub async fn run(self, mut drain: Drain) {
+        let permits = Arc::new(Semaphore::new(self.shared.limits.tunnels));
+        loop {
+            let accepted = tokio::select! {
+                accepted = accept(&self.listener, &permits) => accepted,
+                () = drain.draining() => return,
+            };
+            let Some((socket, agent, permit)) = accepted else {
+                continue;
+            };
+            let shared = self.shared.clone();
+            let drain = drain.clone();
+            tokio::spawn(async move {
+                connection::serve(shared, socket, agent, drain).await;
+                drop(permit);
+            });
+        }
+    }
+}
+
+/// Takes a permit first, so that a full gateway leaves connections in the
+/// kernel's queue. One peer's error never ends the loop.
+async fn accept(
+    listener: &TcpListener,
+    permits: &Arc<Semaphore>,
+) -> Option<(TcpStream, AgentAddr, tokio::sync::OwnedSemaphorePermit)> {
+    let permit = permits.clone().acquire_owned().await.ok()?;
+    match listener.accept().await {
+        Ok((socket, addr)) => Some((socket, AgentAddr::new(addr), permit)),
+        Err(error) => {
+            tracing::warn!(%error, "cannot accept an agent");
+            // Out of descriptors is over once others have ended; spinning helps nobody.
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            None
+        }
+    }
+}

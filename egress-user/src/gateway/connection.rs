@@ -1,0 +1,154 @@
+//! One mTLS connection of an agent: who it is, then stream after stream.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::net::TcpStream;
+use tokio_rustls::server::TlsStream;
+
+use super::Shared;
+use super::stream;
+use crate::addr::AgentAddr;
+use crate::connection_id::ConnectionId;
+use crate::drain::Drain;
+use crate::policy::Digest;
+use crate::record::{Hop, Pending, TunnelEvent};
+use crate::refusal::{Class, Refusal};
+use crate::tunnel::frame::Role;
+use crate::tunnel::header::OpenHeader;
+use crate::tunnel::identity::SpiffeId;
+use crate::tunnel::stream::{Tunnel, TunnelError, tls_error};
+use crate::tunnel::{self, tls};
+
+/// Time for the goodbye of a tunnel that is being closed.
+const GOODBYE: Duration = Duration::from_secs(1);
+
+/// A tunnel as the gateway holds it.
+pub(super) type GatewayTunnel = Tunnel<TlsStream<TcpStream>>;
+
+/// Serves one agent's connection to its end.
+pub(super) async fn serve(
+    shared: Arc<Shared>,
+    socket: TcpStream,
+    agent: AgentAddr,
+    mut drain: Drain,
+) {
+    let started = Instant::now();
+    let authenticated = tokio::time::timeout(shared.limits.handshake, authenticate(&shared, socket));
+    let rejected = match authenticated.await {
+        Ok(Ok((tunnel, peer))) => {
+            shared.recorder.metrics().tunnel(TunnelEvent::Opened);
+            return streams(&shared, tunnel, &peer, &mut drain).await;
+        }
+        Ok(Err(rejected)) => rejected,
+        Err(_) => Rejected::new("handshake_timeout"),
+    };
+    reject(&shared, started, agent, rejected);
+}
+
+/// Why an agent's connection came to nothing.
+struct Rejected {
+    reason: &'static str,
+    peer: Option<SpiffeId>,
+}
+
+impl Rejected {
+    fn new(reason: &'static str) -> Rejected {
+        Rejected { reason, peer: None }
+    }
+}
+
+/// There is no stream and so no connection id from the agent, but somebody
+/// tried: that is worth a line.
+fn reject(shared: &Shared, started: Instant, agent: AgentAddr, rejected: Rejected) {
+    shared.recorder.metrics().tunnel(TunnelEvent::Rejected);
+    let id = ConnectionId::new();
+    let mut record = Pending::since(started, &shared.recorder, Hop::Gateway, id);
+    record.client = Some(agent.to_string());
+    record.peer = rejected.peer.map(|peer| peer.to_string());
+    record.refused(Refusal::new(Class::Denied, rejected.reason));
+}
+
+async fn authenticate(
+    shared: &Shared,
+    socket: TcpStream,
+) -> Result<(GatewayTunnel, SpiffeId), Rejected> {
+    // Frames are written whole; waiting for more only adds delay.
+    socket
+        .set_nodelay(true)
+        .map_err(|_| Rejected::new("handshake_failed"))?;
+    let stream = shared.tls.accept(socket).await.map_err(|error| {
+        tracing::debug!(%error, "an agent failed the handshake");
+        Rejected::new(tls_error(&error).map_or("handshake_broken_off", tls::handshake_reason))
+    })?;
+    let (_, session) = stream.get_ref();
+    if session.alpn_protocol() != Some(tunnel::ALPN) {
+        return Err(Rejected::new("alpn_mismatch"));
+    }
+    let peer = tls::peer_identity(session.peer_certificates().unwrap_or_default())
+        .map_err(|error| Rejected::new(error.reason()))?;
+    if !shared.agents.iter().any(|agents| agents.matches(&peer)) {
+        return Err(Rejected {
+            reason: "agent_not_allowed",
+            peer: Some(peer),
+        });
+    }
+    Ok((Tunnel::new(stream, Role::Gateway), peer))
+}
+
+/// Stream after stream, until the agent closes, the protocol is broken, or the
+/// gateway drains.
+async fn streams(
+    shared: &Arc<Shared>,
+    mut tunnel: GatewayTunnel,
+    peer: &SpiffeId,
+    drain: &mut Drain,
+) {
+    loop {
+        let next = tokio::select! {
+            next = tokio::time::timeout(shared.limits.tunnel_idle, tunnel.accept()) => next,
+            () = drain.draining() => return goodbye(tunnel, true).await,
+        };
+        let header = match next {
+            Ok(Ok(Some(header))) => header,
+            Ok(Ok(None)) | Err(_) => return goodbye(tunnel, false).await,
+            Ok(Err(error)) => return broken(shared, peer, &error),
+        };
+        if !stream::serve(shared, &mut tunnel, peer, header, drain).await {
+            return;
+        }
+    }
+}
+
+async fn goodbye(mut tunnel: GatewayTunnel, draining: bool) {
+    let words = async {
+        if draining {
+            tunnel.send_drain().await?;
+        }
+        tunnel.close().await
+    };
+    // An agent that does not listen sees the connection close.
+    let _ = tokio::time::timeout(GOODBYE, words).await;
+}
+
+/// A tunnel that broke between streams. An agent that merely went away is no
+/// event; one that broke the protocol is.
+fn broken(shared: &Shared, peer: &SpiffeId, error: &TunnelError) {
+    tracing::debug!(%error, "a tunnel broke");
+    if let TunnelError::Frame(_) | TunnelError::Header(_) = error {
+        let mut record = Pending::open(&shared.recorder, Hop::Gateway, ConnectionId::new());
+        record.peer = Some(peer.to_string());
+        record.refused(Refusal::new(Class::Malformed, error.reason()));
+    }
+}
+
+/// What a stream's header claims, as the record shows it.
+pub(super) fn describe(record: &mut Pending, peer: &SpiffeId, header: &OpenHeader) {
+    record.peer = Some(peer.to_string());
+    record.client = Some(header.client.to_string());
+    record.original_dst = Some(header.original.to_string());
+    record.port = Some(header.original.port());
+    record.workload = header.workload.clone();
+    record.process = header.process.clone();
+    record.peer_policy = Some(Digest::from_bytes(header.policy).to_string());
+}

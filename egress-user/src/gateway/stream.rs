@@ -1,0 +1,260 @@
+//! One application stream, from OPEN to record: the gateway's straight story.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+
+use super::Shared;
+use super::connection::{GatewayTunnel, describe};
+use super::dial::{self, Dialled};
+use crate::addr::OriginalDst;
+use crate::drain::Drain;
+use crate::intake::{self, Intake};
+use crate::policy::{Admitted, Policy, Request, Verdict};
+use crate::record::{ClosedBy, Hop, Pending};
+use crate::refusal::{Class, Refusal};
+use crate::relay::{self, Carried, End, RelayError};
+use crate::tunnel::frame::{Opened, ResetCode};
+use crate::tunnel::header::OpenHeader;
+use crate::tunnel::identity::SpiffeId;
+use crate::tunnel::stream::TunnelError;
+
+/// How a stream ended that was not carried to its own end.
+enum Ending {
+    /// Nothing of the origin was sent yet: the agent can be told.
+    Refused(Refusal),
+    /// In the middle.
+    Cut(Refusal, ResetCode),
+    /// There is no tunnel any more to say anything through.
+    Gone(Refusal),
+}
+
+impl From<Refusal> for Ending {
+    fn from(refusal: Refusal) -> Ending {
+        Ending::Refused(refusal)
+    }
+}
+
+/// Serves one stream and writes its record. False when the tunnel is of no
+/// more use.
+pub(super) async fn serve(
+    shared: &Arc<Shared>,
+    tunnel: &mut GatewayTunnel,
+    peer: &SpiffeId,
+    header: OpenHeader,
+    drain: &mut Drain,
+) -> bool {
+    let mut record = Pending::open(&shared.recorder, Hop::Gateway, header.connection_id);
+    let policy = shared.policy.load_full();
+    record.policy = Some(policy.digest().to_string());
+    describe(&mut record, peer, &header);
+    let opened = tokio::select! {
+        opened = open(shared, &policy, tunnel, &header, &mut record) => opened,
+        () = drain.forced() => Err(Refusal::new(Class::Busy, "drained").into()),
+    };
+    let ended = match opened {
+        Ok(stream) => carry(shared, tunnel, stream, &mut record, drain).await,
+        Err(ending) => Err(ending),
+    };
+    match ended {
+        Ok(would_refuse) => {
+            record.allowed(would_refuse);
+            true
+        }
+        Err(Ending::Refused(refusal)) => {
+            record.refused(refusal.clone());
+            let told = tunnel.send_refused(&refusal);
+            matches!(tokio::time::timeout(shared.limits.hello, told).await, Ok(Ok(())))
+        }
+        Err(Ending::Cut(refusal, code)) => {
+            record.refused(refusal);
+            let told = tunnel.send_reset(code);
+            // The tunnel is closed in any case.
+            let _ = tokio::time::timeout(shared.limits.hello, told).await;
+            false
+        }
+        Err(Ending::Gone(refusal)) => {
+            record.refused(refusal);
+            false
+        }
+    }
+}
+
+/// An origin that has the hello, and the verdict that let it.
+struct Stream {
+    origin: TcpStream,
+    admitted: Admitted,
+}
+
+/// The rooms in their order; each takes what only the one before it can make.
+async fn open(
+    shared: &Shared,
+    policy: &Policy,
+    tunnel: &mut GatewayTunnel,
+    header: &OpenHeader,
+    record: &mut Pending,
+) -> Result<Stream, Ending> {
+    let intake = read_hello(shared, tunnel, record).await?;
+    let admitted = judge(policy, &intake, header, record)?;
+    same_name(&admitted, header)?;
+    let Dialled { mut socket, addr } = dial(shared, &admitted, header.original, record).await?;
+    record.dialled = Some(addr.to_string());
+    send_hello(shared, &mut socket, &intake, record).await?;
+    let opened = Opened {
+        dialled: addr,
+        policy: policy.digest().to_bytes(),
+        original_resolved: record.original_dst_resolved.unwrap_or_default(),
+    };
+    let told = tokio::time::timeout(shared.limits.hello, tunnel.send_opened(&opened));
+    match told.await {
+        Ok(Ok(())) => Ok(Stream {
+            origin: socket,
+            admitted,
+        }),
+        Ok(Err(error)) => Err(Ending::Gone(Refusal::new(Class::Internal, error.reason()))),
+        Err(_) => Err(Ending::Gone(Refusal::new(Class::Internal, "tunnel_stalled"))),
+    }
+}
+
+async fn read_hello(
+    shared: &Shared,
+    tunnel: &mut GatewayTunnel,
+    record: &mut Pending,
+) -> Result<Intake, Refusal> {
+    let deadline = tokio::time::Instant::now() + shared.limits.hello;
+    let intake = intake::read_hello(tunnel, deadline).await;
+    record.timings.hello = Some(record.started().elapsed().into());
+    match intake {
+        Ok(intake) => {
+            intake.describe(record);
+            Ok(intake)
+        }
+        Err(error) => {
+            error.describe(record);
+            Err(error.refusal())
+        }
+    }
+}
+
+fn judge(
+    policy: &Policy,
+    intake: &Intake,
+    header: &OpenHeader,
+    record: &mut Pending,
+) -> Result<Admitted, Refusal> {
+    let started = Instant::now();
+    let verdict = policy.judge(&Request {
+        name: &intake.hello.server_name,
+        port: header.original.port(),
+        workload: &header.workload,
+    });
+    record.timings.policy = Some(started.elapsed().into());
+    match verdict {
+        Verdict::Admitted(admitted) => {
+            record.rule = admitted.rule().cloned();
+            Ok(admitted)
+        }
+        Verdict::Refused(refusal) => Err(refusal),
+    }
+}
+
+/// The agent says which name it judged. If the bytes say another, one of the
+/// two hops was lied to.
+fn same_name(admitted: &Admitted, header: &OpenHeader) -> Result<(), Refusal> {
+    if admitted.name().as_str() == header.server_name {
+        Ok(())
+    } else {
+        Err(Refusal::new(Class::Malformed, "name_differs_from_header"))
+    }
+}
+
+async fn dial(
+    shared: &Shared,
+    admitted: &Admitted,
+    original: OriginalDst,
+    record: &mut Pending,
+) -> Result<Dialled, Refusal> {
+    let deadline = tokio::time::Instant::now() + shared.limits.dial;
+    let started = Instant::now();
+    let resolve = shared.resolver.resolve(admitted.name(), admitted.port());
+    let resolved = tokio::time::timeout_at(deadline, resolve).await;
+    record.timings.dns = Some(started.elapsed().into());
+    let resolved = resolved.map_err(|_| Refusal::new(Class::Unreachable, "dns_timeout"))??;
+    record.resolved = resolved.dialable.iter().map(|addr| addr.ip().to_string()).collect();
+    record.forbidden = resolved.forbidden.iter().map(ToString::to_string).collect();
+    record.original_dst_resolved =
+        Some(resolved.dialable.iter().any(|addr| addr.ip() == original.ip()));
+    if resolved.dialable.is_empty() {
+        return Err(Refusal::new(Class::UnknownName, "forbidden_address"));
+    }
+    let started = Instant::now();
+    let dialled = dial::dial(&resolved.dialable, deadline, shared.port).await;
+    record.timings.connect = Some(started.elapsed().into());
+    dialled
+}
+
+async fn send_hello(
+    shared: &Shared,
+    origin: &mut TcpStream,
+    intake: &Intake,
+    record: &mut Pending,
+) -> Result<(), Refusal> {
+    let sent = tokio::time::timeout(shared.limits.dial, origin.write_all(&intake.bytes)).await;
+    match sent {
+        Ok(Ok(())) => {
+            record.bytes_to_origin = intake.bytes.len() as u64;
+            Ok(())
+        }
+        Ok(Err(_)) => Err(Refusal::new(Class::Unreachable, "origin_reset")),
+        Err(_) => Err(Refusal::new(Class::Unreachable, "origin_stalled")),
+    }
+}
+
+/// Carries the stream to its end; gives what audit mode would have refused.
+async fn carry(
+    shared: &Shared,
+    tunnel: &mut GatewayTunnel,
+    mut stream: Stream,
+    record: &mut Pending,
+    drain: &mut Drain,
+) -> Result<Option<Refusal>, Ending> {
+    let carried = relay::carry(&mut stream.origin, tunnel, shared.limits.idle, drain).await;
+    note_carried(record, &carried);
+    match carried.result {
+        Ok(()) => Ok(stream.admitted.would_refuse().cloned()),
+        Err(error) => {
+            let ending = cut(&error, record);
+            crate::farewell::reset(stream.origin);
+            Err(ending)
+        }
+    }
+}
+
+fn note_carried(record: &mut Pending, carried: &Carried) {
+    record.bytes_to_client += carried.from_socket;
+    record.bytes_to_origin += carried.from_tunnel;
+    record.closed_by = carried.first.map(|end| match end {
+        End::Socket => ClosedBy::Origin,
+        End::Tunnel => ClosedBy::Client,
+    });
+}
+
+fn cut(error: &RelayError, record: &mut Pending) -> Ending {
+    let (reason, by) = match error {
+        RelayError::Socket(_) => ("origin_reset", ClosedBy::Origin),
+        RelayError::Tunnel(TunnelError::Reset(ResetCode::Aborted)) => ("client_reset", ClosedBy::Client),
+        RelayError::Tunnel(error) => (error.reason(), ClosedBy::Egress),
+        RelayError::Idle => ("idle", ClosedBy::Egress),
+        RelayError::Drained => ("drained", ClosedBy::Egress),
+    };
+    record.closed_by.get_or_insert(by);
+    let refusal = Refusal::new(Class::Internal, reason);
+    match error {
+        RelayError::Tunnel(_) => Ending::Gone(refusal),
+        RelayError::Socket(_) | RelayError::Idle | RelayError::Drained => {
+            Ending::Cut(refusal, error.reset_code())
+        }
+    }
+}

@@ -1,0 +1,122 @@
+//! Reads a ClientHello from a live stream, within a size and a deadline, and
+//! keeps the exact bytes that were read: those are what is judged and forwarded.
+
+use std::future::Future;
+
+use bytes::BytesMut;
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpStream;
+use tokio::time::Instant;
+
+use crate::hello::{CLOSED_BEFORE_HELLO, ClientHello, Ech, MAX_HELLO, NotAHello, Parser, Progress, TOO_SLOW};
+use crate::record::Record;
+use crate::refusal::{Class, Refusal};
+use crate::tunnel::stream::{Transport, Tunnel};
+
+/// Most hellos fit; a larger one grows the buffer once or twice.
+const USUAL_HELLO: usize = 2048;
+
+/// Where a ClientHello comes from.
+pub trait Source {
+    /// Appends what is there; 0 at the end of the stream.
+    fn more(&mut self, into: &mut BytesMut) -> impl Future<Output = Result<usize, Refusal>> + Send;
+}
+
+impl Source for TcpStream {
+    async fn more(&mut self, into: &mut BytesMut) -> Result<usize, Refusal> {
+        into.reserve(USUAL_HELLO);
+        let read = self.read_buf(into).await;
+        read.map_err(|_| Refusal::new(Class::Malformed, "client_reset"))
+    }
+}
+
+impl<T: Transport> Source for Tunnel<T> {
+    async fn more(&mut self, into: &mut BytesMut) -> Result<usize, Refusal> {
+        let read = self.read_data(into).await;
+        read.map_err(|error| Refusal::new(Class::Internal, error.reason()))
+    }
+}
+
+/// A ClientHello and everything that was read with it.
+pub struct Intake {
+    /// What the hello says.
+    pub hello: Box<ClientHello>,
+    /// The exact bytes read so far, to be forwarded as they are.
+    pub bytes: BytesMut,
+}
+
+impl Intake {
+    /// Writes what the hello says into the record.
+    pub fn describe(&self, record: &mut Record) {
+        record.sni = Some(self.hello.server_name.to_string());
+        record.alpn.clone_from(&self.hello.alpn);
+        record.tls_versions = self.hello.versions.iter().map(ToString::to_string).collect();
+        record.ech = Some(self.hello.ech == Ech::Outer);
+        record.ja4 = Some(self.hello.ja4.clone());
+    }
+}
+
+/// Why there is no hello.
+#[derive(Debug)]
+pub enum IntakeError {
+    /// The client left without a word.
+    ClosedBeforeHello,
+    /// The client left in the middle of its hello.
+    ClosedInHello,
+    /// The deadline passed.
+    TooSlow,
+    /// The stream broke.
+    Broken(Refusal),
+    /// The bytes are not an acceptable hello.
+    Refused(NotAHello),
+}
+
+impl IntakeError {
+    /// The refusal to record and to send back.
+    pub fn refusal(&self) -> Refusal {
+        match self {
+            IntakeError::ClosedBeforeHello => {
+                Refusal::new(Class::Malformed, CLOSED_BEFORE_HELLO)
+            }
+            IntakeError::ClosedInHello => Refusal::new(Class::Malformed, "closed_in_hello"),
+            IntakeError::TooSlow => Refusal::new(Class::Malformed, TOO_SLOW),
+            IntakeError::Broken(refusal) => refusal.clone(),
+            IntakeError::Refused(not) => Refusal::new(not.class(), not.reason()),
+        }
+    }
+
+    /// Writes the name that was refused into the record, where there was one.
+    pub fn describe(&self, record: &mut Record) {
+        if let IntakeError::Refused(not) = self {
+            record.sni_raw = not.raw_name().map(ToString::to_string);
+        }
+    }
+}
+
+/// Reads until the hello is whole, the bytes prove that they are none, or the
+/// deadline passes.
+pub async fn read_hello(
+    source: &mut impl Source,
+    deadline: Instant,
+) -> Result<Intake, IntakeError> {
+    let mut bytes = BytesMut::with_capacity(USUAL_HELLO);
+    let mut parser = Parser::new();
+    loop {
+        let more = tokio::time::timeout_at(deadline, source.more(&mut bytes)).await;
+        match more.map_err(|_| IntakeError::TooSlow)? {
+            Ok(0) if bytes.is_empty() => return Err(IntakeError::ClosedBeforeHello),
+            Ok(0) => return Err(IntakeError::ClosedInHello),
+            Err(_) if bytes.is_empty() => return Err(IntakeError::ClosedBeforeHello),
+            Err(error) => return Err(IntakeError::Broken(error)),
+            Ok(_) => {}
+        }
+        match parser.advance(&bytes) {
+            Progress::Hello(hello) => return Ok(Intake { hello, bytes }),
+            Progress::Not(not) => return Err(IntakeError::Refused(not)),
+            Progress::NeedMore if bytes.len() > MAX_HELLO => {
+                return Err(IntakeError::Refused(NotAHello::TooLarge));
+            }
+            Progress::NeedMore => {}
+        }
+    }
+}

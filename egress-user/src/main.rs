@@ -1,0 +1,10 @@
+//! The `egress` program: parse, start tracing, dispatch, exit.
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use egress_user::cli::Cli;
+
+fn main() -> ExitCode {
+    Cli::parse().run()
+}

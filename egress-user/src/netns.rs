@@ -1,0 +1,225 @@
+//! Network namespaces: their cookies, work inside them, and the agent's listeners there.
+
+use std::fs::File;
+use std::io;
+use std::mem::size_of;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
+use std::os::fd::{AsFd as _, AsRawFd as _};
+use std::panic::resume_unwind;
+use std::path::{Path, PathBuf};
+use std::thread;
+
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use socket2::{Domain, Protocol, Socket, Type};
+
+/// The kernel's number for a network namespace: never reused while the machine is up, and the same
+/// for a socket option in userspace and for the kernel programs.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct NetnsCookie(u64);
+
+impl NetnsCookie {
+    /// The number.
+    pub fn get(self) -> u64 {
+        self.0
+    }
+}
+
+/// The cookie of the calling thread's network namespace.
+///
+/// # Errors
+/// Fails where no socket can be made, and on kernels before 5.14.
+pub fn cookie_of_current() -> io::Result<NetnsCookie> {
+    /// `SO_NETNS_COOKIE` of `asm-generic/socket.h`, which the libc crate does not have.
+    const SO_NETNS_COOKIE: libc::c_int = 71;
+
+    let socket = Socket::new(Domain::IPV4, Type::DGRAM, None)
+        .or_else(|_| Socket::new(Domain::IPV6, Type::DGRAM, None))?;
+    let mut cookie = 0u64;
+    let mut len = libc::socklen_t::try_from(size_of::<u64>()).map_err(io::Error::other)?;
+    // SAFETY: the socket is open, and `cookie` is writable for the `len` bytes that the kernel
+    // is told.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            SO_NETNS_COOKIE,
+            (&raw mut cookie).cast(),
+            &raw mut len,
+        )
+    };
+    match result {
+        0 => Ok(NetnsCookie(cookie)),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// A network namespace, kept alive by this handle.
+#[derive(Debug)]
+pub struct Netns {
+    file: File,
+    path: PathBuf,
+}
+
+/// What went wrong on the way into a network namespace.
+#[derive(Debug, thiserror::Error)]
+pub enum NetnsError {
+    /// There is no such namespace or process, or it may not be looked at.
+    #[error("cannot open the network namespace {}", path.display())]
+    Open {
+        /// The namespace's file.
+        path: PathBuf,
+        /// The kernel's word.
+        #[source]
+        source: io::Error,
+    },
+    /// The namespace may not be entered.
+    #[error("cannot enter the network namespace {}, which takes CAP_SYS_ADMIN", path.display())]
+    Enter {
+        /// The namespace's file.
+        path: PathBuf,
+        /// The kernel's word.
+        #[source]
+        source: io::Error,
+    },
+    /// No thread could be started.
+    #[error("cannot start a thread")]
+    Thread(#[source] io::Error),
+}
+
+impl Netns {
+    /// The namespace whose file is at `path`, such as `/run/netns/NAME`.
+    ///
+    /// # Errors
+    /// Fails when the file cannot be opened.
+    pub fn at(path: impl Into<PathBuf>) -> Result<Netns, NetnsError> {
+        let path = path.into();
+        match File::open(&path) {
+            Ok(file) => Ok(Netns { file, path }),
+            Err(source) => Err(NetnsError::Open { path, source }),
+        }
+    }
+
+    /// The namespace of the process `pid`.
+    ///
+    /// # Errors
+    /// Fails when there is no such process, or it may not be looked at.
+    pub fn of_process(pid: u32) -> Result<Netns, NetnsError> {
+        Netns::at(format!("/proc/{pid}/ns/net"))
+    }
+
+    /// The namespace of the calling thread.
+    ///
+    /// # Errors
+    /// Fails where `/proc` is not mounted.
+    pub fn current() -> Result<Netns, NetnsError> {
+        Netns::at("/proc/thread-self/ns/net")
+    }
+
+    /// The file that the namespace was opened by.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Runs `work` in this namespace and waits for it. It runs on a thread of its own, so that no
+    /// other work is ever found in the wrong namespace; a panic of `work` goes on in the caller.
+    ///
+    /// It blocks: on an async runtime, call it from a blocking thread.
+    ///
+    /// # Errors
+    /// Fails when the namespace cannot be entered; `work` has not run then.
+    pub fn on_thread<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T, NetnsError> {
+        thread::scope(|scope| {
+            thread::Builder::new()
+                .name("netns".to_owned())
+                .spawn_scoped(scope, || self.enter().map(|()| work()))
+                .map_err(NetnsError::Thread)?
+                .join()
+                .unwrap_or_else(|panic| resume_unwind(panic))
+        })
+    }
+
+    /// Moves the calling thread into this namespace.
+    fn enter(&self) -> Result<(), NetnsError> {
+        move_into_link_name_space(self.file.as_fd(), Some(LinkNameSpaceType::Network)).map_err(
+            |errno| NetnsError::Enter {
+                path: self.path.clone(),
+                source: errno.into(),
+            },
+        )
+    }
+}
+
+/// The agent's listeners in one network namespace. They stay there, whichever thread accepts.
+#[derive(Debug)]
+pub struct Listeners {
+    /// On `127.0.0.1`.
+    pub v4: TcpListener,
+    /// On `::1`; absent where the namespace has no such address.
+    pub v6: Option<TcpListener>,
+}
+
+/// Binds listeners to free ports of the calling thread's loopback, the same port for both families
+/// where it is free. They are non-blocking, for an async runtime to take over.
+///
+/// # Errors
+/// Fails when the IPv4 listener cannot be had, for instance because the loopback device is down.
+pub fn listen_on_loopback(backlog: i32) -> io::Result<Listeners> {
+    let v4 = listen((Ipv4Addr::LOCALHOST, 0).into(), backlog)?;
+    let v6 = if has_ipv6_loopback() {
+        let same_port = (Ipv6Addr::LOCALHOST, v4.local_addr()?.port()).into();
+        let any_port = (Ipv6Addr::LOCALHOST, 0).into();
+        Some(listen(same_port, backlog).or_else(|_| listen(any_port, backlog))?)
+    } else {
+        None
+    };
+    Ok(Listeners { v4, v6 })
+}
+
+/// Whether the calling thread's network namespace has the address `::1`.
+pub fn has_ipv6_loopback() -> bool {
+    UdpSocket::bind((Ipv6Addr::LOCALHOST, 0)).is_ok()
+}
+
+fn listen(addr: SocketAddr, backlog: i32) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
+    if addr.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    socket.bind(&addr.into())?;
+    socket.listen(backlog)?;
+    socket.set_nonblocking(true)?;
+    Ok(socket.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_cookie_is_the_namespaces_own() {
+        let here = cookie_of_current().unwrap();
+        let elsewhere = thread::spawn(cookie_of_current).join().unwrap().unwrap();
+        assert_eq!(here, elsewhere);
+        assert_ne!(here.get(), 0);
+    }
+
+    #[test]
+    fn listeners_share_a_port_where_it_is_free() {
+        let listeners = listen_on_loopback(8).unwrap();
+        let v4 = listeners.v4.local_addr().unwrap();
+        assert_eq!(v4.ip(), Ipv4Addr::LOCALHOST);
+        assert_eq!(listeners.v6.is_some(), has_ipv6_loopback());
+        if let Some(v6) = listeners.v6 {
+            assert_eq!(v6.local_addr().unwrap().ip(), Ipv6Addr::LOCALHOST);
+        }
+    }
+
+    #[test]
+    fn a_missing_namespace_is_named() {
+        let error = Netns::at("/nonexistent/netns").unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "cannot open the network namespace /nonexistent/netns"
+        );
+    }
+}

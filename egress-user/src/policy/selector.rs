@@ -1,0 +1,161 @@
+//! Whom a rule is for.
+
+use crate::workload::Workload;
+
+/// One entry of `from`. Fits a workload if everything it names does; what is not known of a
+/// workload fits nothing.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Selector {
+    pub(super) namespace: Option<Box<str>>,
+    pub(super) service_account: Option<Box<str>>,
+    pub(super) cgroup: Option<CgroupPattern>,
+    pub(super) uid: Option<u32>,
+}
+
+impl Selector {
+    /// Whether the workload is one of those that are meant.
+    pub(super) fn fits(&self, workload: &Workload) -> bool {
+        let equal = |wanted: &Option<Box<str>>, known: &Option<String>| {
+            wanted.is_none() || wanted.as_deref() == known.as_deref()
+        };
+        equal(&self.namespace, &workload.namespace)
+            && equal(&self.service_account, &workload.service_account)
+            && (self.uid.is_none() || self.uid == workload.uid)
+            && self.cgroup.as_ref().is_none_or(|pattern| {
+                let path = workload.cgroup.as_deref();
+                path.is_some_and(|path| pattern.covers(path))
+            })
+    }
+}
+
+/// A cgroup and everything below it: a path in which `*` stands for any characters of one
+/// component.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct CgroupPattern(Box<str>);
+
+/// What is wrong with a cgroup pattern.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub(super) enum CgroupError {
+    #[error("a cgroup is a path below the cgroup mount point, and starts with `/`")]
+    Relative,
+    #[error("the root holds every cgroup; leave `cgroup` out instead")]
+    Root,
+    #[error("the path has an empty component, `.` or `..`")]
+    Component,
+    #[error("a cgroup covers all that are below it anyway, so `**` is not known")]
+    DoubleStar,
+}
+
+impl CgroupPattern {
+    /// Reads a pattern such as `/system.slice/crawler-*.service`; one slash at the end is
+    /// left out.
+    pub(super) fn parse(text: &str) -> Result<CgroupPattern, CgroupError> {
+        let path = text.strip_suffix('/').unwrap_or(text);
+        if !text.starts_with('/') {
+            return Err(CgroupError::Relative);
+        }
+        if path.is_empty() {
+            return Err(CgroupError::Root);
+        }
+        if path.contains("**") {
+            return Err(CgroupError::DoubleStar);
+        }
+        if path
+            .split('/')
+            .skip(1)
+            .any(|part| matches!(part, "" | "." | ".."))
+        {
+            return Err(CgroupError::Component);
+        }
+        Ok(CgroupPattern(path.into()))
+    }
+
+    fn covers(&self, path: &str) -> bool {
+        let mut components = path.split('/');
+        self.0.split('/').all(|pattern| {
+            let component = components.next();
+            component.is_some_and(|component| matches(pattern, component))
+        })
+    }
+}
+
+/// Whether a component is what a pattern describes. Each part between two stars is looked
+/// for from the left, and the last is held to the end first.
+fn matches(pattern: &str, component: &str) -> bool {
+    let Some((first, rest)) = pattern.split_once('*') else {
+        return pattern == component;
+    };
+    let (middle, last) = rest.rsplit_once('*').unwrap_or(("", rest));
+    let inner = component
+        .strip_prefix(first)
+        .and_then(|tail| tail.strip_suffix(last));
+    let Some(inner) = inner else {
+        return false;
+    };
+    middle
+        .split('*')
+        .try_fold(inner, |tail, part| {
+            tail.split_once(part).map(|(_, tail)| tail)
+        })
+        .is_some()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stars_stay_within_a_component() {
+        for (pattern, component, expected) in [
+            ("web", "web", true),
+            ("web", "webx", false),
+            ("*", "", true),
+            ("*", "web", true),
+            ("web-*", "web-", true),
+            ("web-*.service", "web-1.service", true),
+            ("web-*.service", "web-.servic", false),
+            ("a*a", "a", false),
+            ("a*a", "aa", true),
+            ("*b*", "abc", true),
+            ("*b*c*", "acb", false),
+            ("a*b*c", "abxbc", true),
+            ("a*bc*c", "abcc", true),
+            ("a*bc*c", "abc", false),
+        ] {
+            assert_eq!(
+                matches(pattern, component),
+                expected,
+                "{pattern} {component}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_cgroup_covers_what_is_below_it() {
+        let pattern = CgroupPattern::parse("/kubepods.slice/*/pod-*/").unwrap();
+        assert!(pattern.covers("/kubepods.slice/burstable/pod-7"));
+        assert!(pattern.covers("/kubepods.slice/burstable/pod-7/container/child"));
+        assert!(!pattern.covers("/kubepods.slice/pod-7"));
+        assert!(!pattern.covers("/kubepods.slice/burstable"));
+        assert!(!pattern.covers("/kubepods.slice/a/b/pod-7"));
+        assert!(!pattern.covers("/other/burstable/pod-7"));
+        let slice = CgroupPattern::parse("/a").unwrap();
+        assert!(!slice.covers("/ab"));
+        assert!(!slice.covers("/"));
+    }
+
+    #[test]
+    fn patterns_that_could_never_mean_what_they_say() {
+        for (text, error) in [
+            ("a/b", CgroupError::Relative),
+            ("", CgroupError::Relative),
+            ("/", CgroupError::Root),
+            ("/a//b", CgroupError::Component),
+            ("//", CgroupError::Component),
+            ("/a/../b", CgroupError::Component),
+            ("/a/**", CgroupError::DoubleStar),
+        ] {
+            assert_eq!(CgroupPattern::parse(text), Err(error), "{text}");
+        }
+    }
+}

@@ -1,0 +1,223 @@
+//! Counters in the Prometheus text format. Never a name or an address as a label.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::sync::{Mutex, PoisonError};
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::{ConstCounter, Counter};
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+
+use super::{Hop, Record};
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+struct ConnectionLabels {
+    hop: &'static str,
+    verdict: &'static str,
+    reason: Cow<'static, str>,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+struct ByteLabels {
+    hop: &'static str,
+    direction: &'static str,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+struct HopLabel {
+    hop: &'static str,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+struct TunnelLabels {
+    event: &'static str,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+struct KernelLabels {
+    judgement: &'static str,
+}
+
+/// What can happen to a tunnel.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum TunnelEvent {
+    /// A new mTLS connection was made.
+    Opened,
+    /// An idle tunnel carried another stream.
+    Reused,
+    /// A handshake or a dial failed.
+    Failed,
+    /// A peer was turned away: certificate, identity or protocol.
+    Rejected,
+}
+
+impl TunnelEvent {
+    fn as_str(self) -> &'static str {
+        match self {
+            TunnelEvent::Opened => "opened",
+            TunnelEvent::Reused => "reused",
+            TunnelEvent::Failed => "failed",
+            TunnelEvent::Rejected => "rejected",
+        }
+    }
+}
+
+/// Every counter of a process.
+pub struct Metrics {
+    registry: Mutex<Registry>,
+    connections: Family<ConnectionLabels, Counter>,
+    open: Family<HopLabel, Gauge>,
+    bytes: Family<ByteLabels, Counter>,
+    tunnels: Family<TunnelLabels, Counter>,
+    unclaimed: Counter,
+    records_lost: Counter,
+}
+
+impl Default for Metrics {
+    fn default() -> Metrics {
+        let mut registry = Registry::with_prefix("egress");
+        let metrics = Metrics {
+            registry: Mutex::new(Registry::default()),
+            connections: Family::default(),
+            open: Family::default(),
+            bytes: Family::default(),
+            tunnels: Family::default(),
+            unclaimed: Counter::default(),
+            records_lost: Counter::default(),
+        };
+        registry.register(
+            "connections",
+            "Connections that ended, by hop, verdict and reason",
+            metrics.connections.clone(),
+        );
+        registry.register(
+            "connections_open",
+            "Connections that are open now, by hop",
+            metrics.open.clone(),
+        );
+        registry.register(
+            "bytes",
+            "Application bytes carried, by hop and direction",
+            metrics.bytes.clone(),
+        );
+        registry.register(
+            "tunnels",
+            "What happened to tunnels",
+            metrics.tunnels.clone(),
+        );
+        registry.register(
+            "unclaimed",
+            "Connections to the agent's listener without a flow record, closed unread",
+            metrics.unclaimed.clone(),
+        );
+        registry.register(
+            "records_lost",
+            "Records that could not be written to the log",
+            metrics.records_lost.clone(),
+        );
+        Metrics {
+            registry: Mutex::new(registry),
+            ..metrics
+        }
+    }
+}
+
+impl Metrics {
+    /// Adds the counters of the kernel programs, which are read at every scrape.
+    pub fn kernel_counters(&self, totals: impl Fn() -> Vec<(&'static str, u64)> + Send + Sync + 'static) {
+        let collector = KernelCounters(Box::new(totals));
+        self.lock().register_collector(Box::new(collector));
+    }
+
+    /// The exposition in Prometheus' text format.
+    pub fn encode(&self) -> String {
+        let mut text = String::new();
+        // Writing to a String cannot fail; a collector's failure leaves the rest.
+        let _ = encode(&mut text, &self.lock());
+        text
+    }
+
+    /// Something happened to a tunnel.
+    pub fn tunnel(&self, event: TunnelEvent) {
+        let labels = TunnelLabels {
+            event: event.as_str(),
+        };
+        self.tunnels.get_or_create(&labels).inc();
+    }
+
+    /// Somebody connected to the agent's listener without being redirected to it.
+    pub fn unclaimed(&self) {
+        self.unclaimed.inc();
+    }
+
+    pub(super) fn opened(&self, hop: Hop) {
+        self.open.get_or_create(&hop_label(hop)).inc();
+    }
+
+    pub(super) fn finished(&self, record: &Record) {
+        self.open.get_or_create(&hop_label(record.hop)).dec();
+        let labels = ConnectionLabels {
+            hop: record.hop.as_str(),
+            verdict: record.verdict.as_str(),
+            reason: reason_label(record.reason.as_ref()),
+        };
+        self.connections.get_or_create(&labels).inc();
+        self.add_bytes(record.hop, "to_origin", record.bytes_to_origin);
+        self.add_bytes(record.hop, "to_client", record.bytes_to_client);
+    }
+
+    pub(super) fn record_lost(&self) {
+        self.records_lost.inc();
+    }
+
+    fn add_bytes(&self, hop: Hop, direction: &'static str, count: u64) {
+        let labels = ByteLabels {
+            hop: hop.as_str(),
+            direction,
+        };
+        self.bytes.get_or_create(&labels).inc_by(count);
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Registry> {
+        self.registry.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+struct KernelCounters(Box<dyn Fn() -> Vec<(&'static str, u64)> + Send + Sync>);
+
+impl fmt::Debug for KernelCounters {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("KernelCounters")
+    }
+}
+
+impl Collector for KernelCounters {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let help = "Sockets that the kernel programs judged, by verdict and reason";
+        let mut family = encoder.encode_descriptor("kernel", help, None, MetricType::Counter)?;
+        for (judgement, count) in (self.0)() {
+            let labels = KernelLabels { judgement };
+            ConstCounter::new(count).encode(family.encode_family(&labels)?)?;
+        }
+        Ok(())
+    }
+}
+
+fn hop_label(hop: Hop) -> HopLabel {
+    HopLabel { hop: hop.as_str() }
+}
+
+/// Our own reasons are a closed set. What came over the tunnel is the peer's
+/// word, which must not be able to grow the number of series.
+fn reason_label(reason: Option<&Cow<'static, str>>) -> Cow<'static, str> {
+    match reason {
+        None => Cow::Borrowed("none"),
+        Some(Cow::Borrowed(reason)) => Cow::Borrowed(reason),
+        Some(Cow::Owned(_)) => Cow::Borrowed("by_gateway"),
+    }
+}

@@ -1,0 +1,330 @@
+//! Carries one application stream between a TCP socket and a tunnel.
+//!
+//! One task polls both directions; nothing is locked. From the tunnel, the
+//! bytes that rustls decrypted are written to the socket where they lie. From
+//! the socket, one `readv` fills the payload slots of several frames, whose
+//! headers then complete a run of bytes that fills TLS records exactly. The
+//! buffer goes back to a pool whenever the socket has nothing to read, so that
+//! an idle connection holds none.
+
+use std::cell::RefCell;
+use std::future::Future;
+use std::io::{self, IoSliceMut};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use tokio::io::AsyncWrite;
+use tokio::net::TcpStream;
+use tokio::time::{Instant, Sleep};
+
+use crate::drain::Drain;
+use crate::tunnel::frame::{FrameHeader, HEADER_LEN, Kind, MAX_DATA, ResetCode};
+use crate::tunnel::stream::{Incoming, Transport, Tunnel, TunnelError};
+
+/// One frame that fills one TLS record.
+const SLOT: usize = HEADER_LEN + MAX_DATA;
+
+/// Frames read at once: 64 KiB, the most that rustls buffers for sending.
+const SLOTS: usize = 4;
+
+/// Buffers that a thread keeps for reuse; beyond that they are freed.
+const POOLED: usize = 64;
+
+/// Which end finished first.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum End {
+    /// The socket.
+    Socket,
+    /// The peer behind the tunnel.
+    Tunnel,
+}
+
+/// Why a stream was cut short.
+#[derive(Debug, thiserror::Error)]
+pub enum RelayError {
+    /// The socket failed, most often because its peer reset it.
+    #[error("the socket failed")]
+    Socket(#[source] io::Error),
+    /// The tunnel failed, or its peer gave up on the stream.
+    #[error(transparent)]
+    Tunnel(#[from] TunnelError),
+    /// Nothing moved in either direction for the idle limit.
+    #[error("nothing moved within the idle limit")]
+    Idle,
+    /// The process is ending and its deadline has passed.
+    #[error("the process is ending")]
+    Drained,
+}
+
+impl RelayError {
+    /// What the peer behind the tunnel is told.
+    pub fn reset_code(&self) -> ResetCode {
+        match self {
+            RelayError::Socket(_) => ResetCode::Aborted,
+            RelayError::Tunnel(_) => ResetCode::Internal,
+            RelayError::Idle => ResetCode::IdleTimeout,
+            RelayError::Drained => ResetCode::Shutdown,
+        }
+    }
+}
+
+/// What was carried, to whatever end it came.
+#[derive(Debug)]
+pub struct Carried {
+    /// Bytes read from the socket and handed to the tunnel.
+    pub from_socket: u64,
+    /// Bytes taken from the tunnel and written to the socket.
+    pub from_tunnel: u64,
+    /// Which end finished first, if one did.
+    pub first: Option<End>,
+    /// How it ended.
+    pub result: Result<(), RelayError>,
+}
+
+/// Carries the stream that is open on `tunnel` until both directions have
+/// ended. A direction that ends is half-closed at the other side and the other
+/// direction goes on.
+///
+/// The idle limit is checked in whole periods, so a silent stream ends after
+/// one to two times `idle`.
+pub async fn carry<T: Transport>(
+    socket: &mut TcpStream,
+    tunnel: &mut Tunnel<T>,
+    idle: Duration,
+    drain: &mut Drain,
+) -> Carried {
+    let mut relay = Relay::new(socket, tunnel);
+    let result = tokio::select! {
+        result = relay.run(idle) => result,
+        () = drain.forced() => Err(RelayError::Drained),
+    };
+    Carried {
+        from_socket: relay.outward.bytes,
+        from_tunnel: relay.inward.bytes,
+        first: relay.first,
+        result,
+    }
+}
+
+/// The state of both directions.
+struct Relay<'a, T> {
+    socket: &'a mut TcpStream,
+    tunnel: &'a mut Tunnel<T>,
+    buffer: Option<Box<[u8]>>,
+    /// Bytes of `buffer` that wait to be written to the tunnel.
+    pending: std::ops::Range<usize>,
+    outward: Direction,
+    inward: Direction,
+    first: Option<End>,
+    moved: bool,
+}
+
+#[derive(Default)]
+struct Direction {
+    bytes: u64,
+    finishing: bool,
+    done: bool,
+}
+
+impl<'a, T: Transport> Relay<'a, T> {
+    fn new(socket: &'a mut TcpStream, tunnel: &'a mut Tunnel<T>) -> Relay<'a, T> {
+        Relay {
+            socket,
+            tunnel,
+            buffer: None,
+            pending: 0..0,
+            outward: Direction::default(),
+            inward: Direction::default(),
+            first: None,
+            moved: false,
+        }
+    }
+
+    async fn run(&mut self, idle: Duration) -> Result<(), RelayError> {
+        let mut timer = std::pin::pin!(tokio::time::sleep(idle));
+        std::future::poll_fn(|cx| self.poll(cx, timer.as_mut(), idle)).await
+    }
+
+    fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        mut timer: Pin<&mut Sleep>,
+        idle: Duration,
+    ) -> Poll<Result<(), RelayError>> {
+        let outward = self.poll_outward(cx)?;
+        let inward = self.poll_inward(cx)?;
+        if outward.is_ready() && inward.is_ready() {
+            return Poll::Ready(Ok(()));
+        }
+        while timer.as_mut().poll(cx).is_ready() {
+            if !std::mem::take(&mut self.moved) {
+                return Poll::Ready(Err(RelayError::Idle));
+            }
+            timer.as_mut().reset(Instant::now() + idle);
+        }
+        Poll::Pending
+    }
+
+    /// Socket → tunnel.
+    fn poll_outward(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), RelayError>> {
+        loop {
+            ready!(self.poll_drain(cx))?;
+            if self.outward.finishing {
+                ready!(self.poll_flush(cx))?;
+                self.outward.done = true;
+                return Poll::Ready(Ok(()));
+            }
+            match self.socket.poll_read_ready(cx) {
+                Poll::Ready(ready) => ready.map_err(RelayError::Socket)?,
+                Poll::Pending => {
+                    self.give_back();
+                    // What was written must not wait in rustls for more to come.
+                    let _ = self.poll_flush(cx)?;
+                    return Poll::Pending;
+                }
+            }
+            self.fill()?;
+        }
+    }
+
+    /// Writes what waits in the buffer.
+    fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), RelayError>> {
+        while let Some(bytes) = self
+            .buffer
+            .as_deref()
+            .and_then(|buffer| buffer.get(self.pending.clone()))
+            && !bytes.is_empty()
+        {
+            let written =
+                ready!(self.tunnel.transport().poll_write(cx, bytes)).map_err(TunnelError::from)?;
+            if written == 0 {
+                return Poll::Ready(Err(TunnelError::Lost.into()));
+            }
+            self.pending.start += written;
+            self.moved = true;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), RelayError>> {
+        let flushed = ready!(self.tunnel.transport().poll_flush(cx));
+        Poll::Ready(flushed.map_err(|error| TunnelError::from(error).into()))
+    }
+
+    /// Reads once from the socket into frames, or turns its end into FIN.
+    fn fill(&mut self) -> Result<(), RelayError> {
+        let mut buffer = self.buffer.take().unwrap_or_else(take_buffer);
+        let read = read_slots(self.socket, &mut buffer);
+        let framed = match read {
+            Ok(0) => {
+                self.first.get_or_insert(End::Socket);
+                self.outward.finishing = true;
+                self.tunnel.sending(Kind::Fin).map_err(TunnelError::from)?;
+                put_header(&mut buffer, 0, Kind::Fin, 0)?
+            }
+            Ok(count) => {
+                self.tunnel.sending(Kind::Data).map_err(TunnelError::from)?;
+                self.outward.bytes += count as u64;
+                frame_slots(&mut buffer, count)?
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
+            Err(error) => return Err(RelayError::Socket(error)),
+        };
+        self.pending = 0..framed;
+        self.buffer = Some(buffer);
+        Ok(())
+    }
+
+    fn give_back(&mut self) {
+        if let Some(buffer) = self.buffer.take() {
+            give_buffer(buffer);
+        }
+    }
+
+    /// Tunnel → socket.
+    fn poll_inward(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), RelayError>> {
+        if self.inward.done {
+            return Poll::Ready(Ok(()));
+        }
+        while ready!(self.tunnel.poll_incoming(cx))? == Incoming::Data {
+            let chunk = ready!(self.tunnel.poll_data(cx))?;
+            let written =
+                ready!(Pin::new(&mut *self.socket).poll_write(cx, chunk)).map_err(RelayError::Socket)?;
+            self.tunnel.consume(written);
+            self.inward.bytes += written as u64;
+            self.moved = true;
+        }
+        self.inward.done = true;
+        self.first.get_or_insert(End::Tunnel);
+        let closed = ready!(Pin::new(&mut *self.socket).poll_shutdown(cx));
+        match closed {
+            // The other side is gone already: it has nothing to be told.
+            Err(error) if error.kind() == io::ErrorKind::NotConnected => Poll::Ready(Ok(())),
+            closed => Poll::Ready(closed.map_err(RelayError::Socket)),
+        }
+    }
+}
+
+impl<T> Drop for Relay<'_, T> {
+    fn drop(&mut self) {
+        if let Some(buffer) = self.buffer.take() {
+            give_buffer(buffer);
+        }
+    }
+}
+
+/// Reads into the payload part of each slot, leaving room for the headers.
+fn read_slots(socket: &TcpStream, buffer: &mut [u8]) -> io::Result<usize> {
+    let mut slots = buffer.chunks_exact_mut(SLOT).filter_map(|slot| slot.get_mut(HEADER_LEN..));
+    let mut payloads: [IoSliceMut<'_>; SLOTS] =
+        std::array::from_fn(|_| IoSliceMut::new(slots.next().unwrap_or_default()));
+    socket.try_read_vectored(&mut payloads)
+}
+
+/// Writes the headers of `count` payload bytes; gives the length of the run.
+fn frame_slots(buffer: &mut [u8], count: usize) -> Result<usize, RelayError> {
+    let mut left = count;
+    let mut end = 0;
+    while left > 0 {
+        let len = left.min(MAX_DATA);
+        put_header(buffer, end, Kind::Data, len)?;
+        end += HEADER_LEN + len;
+        left -= len;
+    }
+    Ok(end)
+}
+
+/// Writes one header at `at`; gives where the payload begins.
+fn put_header(
+    buffer: &mut [u8],
+    at: usize,
+    kind: Kind,
+    len: usize,
+) -> Result<usize, RelayError> {
+    let header = FrameHeader::new(kind, len).map_err(TunnelError::from)?.encode();
+    if let Some(place) = buffer.get_mut(at..at + HEADER_LEN) {
+        place.copy_from_slice(&header);
+    }
+    Ok(at + HEADER_LEN)
+}
+
+thread_local! {
+    static POOL: RefCell<Vec<Box<[u8]>>> = const { RefCell::new(Vec::new()) };
+}
+
+fn take_buffer() -> Box<[u8]> {
+    POOL.with_borrow_mut(Vec::pop)
+        .unwrap_or_else(|| vec![0; SLOT * SLOTS].into_boxed_slice())
+}
+
+fn give_buffer(buffer: Box<[u8]>) {
+    POOL.with_borrow_mut(|pool| {
+        if pool.len() < POOLED {
+            pool.push(buffer);
+        }
+    });
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,269 @@
+//! `egress run`: a command, its own cgroup, and both halves in this process.
+//!
+//! Order matters. Everything before the runtime happens on one thread: the
+//! programs are attached to the still empty cgroup, then the keeper is forked,
+//! and only then do threads, listeners and the command come.
+
+mod command;
+mod keeper;
+mod privilege;
+mod summary;
+
+use std::ffi::OsString;
+use std::io::IsTerminal;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use anyhow::Context;
+use arc_swap::ArcSwap;
+use egress_common::Fallback;
+use rustls::pki_types::UnixTime;
+
+use crate::agent::capture::{Capture, CaptureOptions, Scope};
+use crate::agent::listener::{self, BoundScope};
+use crate::agent::tunnels::{Endpoint, Tunnels};
+use crate::agent::{self, Agent, AgentParts};
+use crate::cgroup::{Cgroup, Cgroup2};
+use crate::drain::{self, Drain, Drainer};
+use crate::gateway::resolve::ResolveOptions;
+use crate::gateway::{self, Gateway, GatewayParts};
+use crate::pki::{TrialCa, Validity};
+use crate::policy::Policy;
+use crate::record::{LogFormat, Metrics, Painter, Recorder, Tally, Target};
+use crate::tunnel::identity::{IdPattern, TrustDomain};
+use crate::tunnel::tls::{self, Credentials};
+use command::NotStarted;
+use keeper::Keeper;
+
+/// Names of our cgroups begin with this; the rest is the process id.
+const CGROUP_PREFIX: &str = "egress-run-";
+
+/// The longest that a certificate of a run is good for. Nobody but this process
+/// ever has the keys.
+const LIFETIME: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// Time for the last bytes once the command and its processes are gone.
+const DRAIN: Duration = Duration::from_secs(2);
+
+/// What to run and how.
+pub struct RunOptions {
+    /// The command with its arguments.
+    pub command: Vec<OsString>,
+    /// The policy that both hops ask.
+    pub policy: Policy,
+    /// Ports that are redirected.
+    pub ports: Vec<u16>,
+    /// What happens to other ports.
+    pub other_ports: Fallback,
+    /// How the gateway resolves names.
+    pub resolve: ResolveOptions,
+    /// Where records go.
+    pub log: Target,
+    /// The form of the records.
+    pub log_format: LogFormat,
+    /// Whether the kernel programs log what they do.
+    pub verbose: bool,
+}
+
+/// Runs the command and gives its exit code.
+pub fn run(options: RunOptions) -> anyhow::Result<u8> {
+    let invoker = privilege::invoker()?;
+    let mut capture = Capture::load(&CaptureOptions {
+        unregistered: Fallback::Refuse,
+        exempt_cgroup: None,
+        log: options.verbose,
+    })?;
+    let cgroup2 = Cgroup2::find()?;
+    let home = cgroup2.current()?;
+    remove_stale(&home);
+    let cgroup = home.create_child(&format!("{CGROUP_PREFIX}{}", std::process::id()))?;
+    let guarded = capture
+        .attach(cgroup.path())
+        .map_err(anyhow::Error::new)
+        .and_then(|()| Keeper::start(&cgroup));
+    let keeper = match guarded {
+        Ok(keeper) => keeper,
+        Err(error) => {
+            let _ = cgroup.remove();
+            return Err(error);
+        }
+    };
+    let ran = serve(options, &mut capture, &cgroup, cgroup2, invoker);
+    let left_behind = sweep(&cgroup);
+    keeper.dismiss();
+    let (code, served) = ran?;
+    let summary = served.finish(&capture, left_behind);
+    eprint!("{summary}");
+    Ok(code)
+}
+
+/// Ends what the command left behind, and removes the cgroup. True when there
+/// was something to end.
+fn sweep(cgroup: &Cgroup) -> bool {
+    let left_behind = cgroup.is_populated().unwrap_or(false);
+    let swept = cgroup.kill().and_then(|()| cgroup.remove());
+    if let Err(error) = swept {
+        tracing::warn!("{:#}", anyhow::Error::new(error));
+    }
+    left_behind
+}
+
+/// Removes the empty cgroups of runs that died together with their keeper.
+fn remove_stale(home: &Cgroup) {
+    let Ok(entries) = std::fs::read_dir(home.path()) else {
+        return;
+    };
+    for entry in entries.flatten() {
+        let ours = entry.file_name().to_str().is_some_and(|name| {
+            let pid = name.strip_prefix(CGROUP_PREFIX);
+            pid.is_some_and(|pid| !std::path::Path::new("/proc").join(pid).exists())
+        });
+        if ours {
+            // One that still has processes cannot be removed, and is not ours to judge.
+            let _ = std::fs::remove_dir(entry.path());
+        }
+    }
+}
+
+/// What is left to do after the command.
+struct Served {
+    runtime: tokio::runtime::Runtime,
+    drainer: Drainer,
+    recorder: Recorder,
+    tally: Arc<Tally>,
+}
+
+impl Served {
+    fn finish(self, capture: &Capture, left_behind: bool) -> String {
+        self.runtime.block_on(self.drainer.drain(DRAIN));
+        self.recorder.close();
+        let painter = Painter::new(std::io::stderr().is_terminal());
+        let kernel = capture.counters().totals();
+        summary::render(&self.tally, &kernel, left_behind, painter)
+    }
+}
+
+fn serve(
+    options: RunOptions,
+    capture: &mut Capture,
+    cgroup: &Cgroup,
+    cgroup2: Cgroup2,
+    invoker: Option<privilege::Invoker>,
+) -> anyhow::Result<(u8, Served)> {
+    let scope = listener::bind_here().context("cannot listen on loopback")?;
+    capture.add_scope(
+        scope.cookie(),
+        &Scope {
+            listen_v4: scope.v4_port()?,
+            listen_v6: scope.v6_port()?,
+            ports: options.ports.clone(),
+            other_ports: options.other_ports,
+        },
+    )?;
+    let signals = command::catch_signals()?;
+    let tally = Arc::new(Tally::default());
+    let metrics = Arc::new(Metrics::default());
+    let recorder =
+        Recorder::open(&options.log, options.log_format, metrics)?.with_tally(tally.clone());
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the async runtime")?;
+    let (drainer, drain) = drain::channel();
+    let halves = Halves {
+        policy: Arc::new(ArcSwap::from_pointee(options.policy)),
+        resolve: options.resolve,
+        recorder: recorder.clone(),
+    };
+    runtime.block_on(halves.start(scope, capture, cgroup2, options.verbose, drain))?;
+    let code = match command::start(&options.command, cgroup, invoker) {
+        Ok(mut child) => command::exit_code(command::wait(&mut child, signals)?),
+        Err(NotStarted { code, error }) => {
+            eprintln!("egress: {error:#}");
+            code
+        }
+    };
+    let served = Served {
+        runtime,
+        drainer,
+        recorder,
+        tally,
+    };
+    Ok((code, served))
+}
+
+/// What the agent and the gateway of a run share.
+struct Halves {
+    policy: Arc<ArcSwap<Policy>>,
+    resolve: ResolveOptions,
+    recorder: Recorder,
+}
+
+impl Halves {
+    /// Starts both, with real mTLS between them over loopback.
+    async fn start(
+        self,
+        scope: BoundScope,
+        capture: &mut Capture,
+        cgroups: Cgroup2,
+        verbose: bool,
+        drain: Drain,
+    ) -> anyhow::Result<()> {
+        if verbose {
+            capture.start_log()?;
+        }
+        let identities = Identities::new()?;
+        let gateway = Gateway::bind(GatewayParts {
+            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+            tls: Arc::new(tls::gateway_config(&identities.gateway)?),
+            agents: vec![IdPattern::Exactly(identities.agent.id().clone())],
+            policy: self.policy.clone(),
+            resolve: self.resolve,
+            recorder: self.recorder.clone(),
+            limits: gateway::Limits::default(),
+        })
+        .await?;
+        let endpoint = Endpoint {
+            host: gateway.addr().ip().to_string(),
+            port: gateway.addr().port(),
+        };
+        let trusted = [IdPattern::Exactly(identities.gateway.id().clone())];
+        let config = Arc::new(tls::agent_config(&identities.agent, &trusted)?);
+        let metrics = self.recorder.metrics().clone();
+        let agent = Agent::new(AgentParts {
+            scopes: vec![scope],
+            flows: capture.flows(),
+            tunnels: Tunnels::new(vec![endpoint], config, metrics),
+            policy: self.policy,
+            recorder: self.recorder,
+            cgroups,
+            limits: agent::Limits::default(),
+        })?;
+        tokio::spawn(gateway.run(drain.clone()));
+        tokio::spawn(agent.run(drain));
+        Ok(())
+    }
+}
+
+/// Certificates that live and die with this process.
+struct Identities {
+    agent: Credentials,
+    gateway: Credentials,
+}
+
+impl Identities {
+    fn new() -> anyhow::Result<Identities> {
+        let validity = Validity::starting(SystemTime::now(), LIFETIME)?;
+        let domain: TrustDomain = "run.egress.local".parse()?;
+        let ca = TrialCa::new(domain.clone(), validity)?;
+        let issue = |path: &str| -> anyhow::Result<Credentials> {
+            let pem = ca.issue(&domain.id(path)?, validity)?;
+            Ok(Credentials::from_pem(&pem, UnixTime::now())?)
+        };
+        Ok(Identities {
+            agent: issue("/agent/run")?,
+            gateway: issue("/gateway/run")?,
+        })
+    }
+}

@@ -1,0 +1,162 @@
+//! From bytes to [`OpenHeader`].
+
+use std::net::{IpAddr, SocketAddr};
+
+use super::*;
+use crate::tunnel::reader::Reader;
+
+pub(super) fn decode(bytes: &[u8]) -> Result<OpenHeader, HeaderError> {
+    let mut reader = Reader::new(bytes);
+    let family = fixed_part(&mut reader)?;
+    let (client, original) = addresses(family, &mut reader).ok_or(HeaderError::Truncated)?;
+    let tlvs = Tlvs::read(reader)?;
+    Ok(OpenHeader {
+        client,
+        original,
+        server_name: tlvs.server_name.ok_or(missing(Field::ServerName))?,
+        connection_id: tlvs.connection_id.ok_or(missing(Field::ConnectionId))?,
+        policy: tlvs.policy.ok_or(missing(Field::Policy))?,
+        workload: tlvs.workload.unwrap_or_default(),
+        process: tlvs.process,
+    })
+}
+
+/// Reads up to the addresses and says of which family they are.
+fn fixed_part(reader: &mut Reader<'_>) -> Result<u8, HeaderError> {
+    let signature: [u8; 12] = reader.array().ok_or(HeaderError::Truncated)?;
+    let command = reader.u8().ok_or(HeaderError::Truncated)?;
+    let family = reader.u8().ok_or(HeaderError::Truncated)?;
+    let declared = reader.u16().map(usize::from);
+    let declared = declared.ok_or(HeaderError::Truncated)?;
+    let actual = reader.rest().len();
+    if signature != SIGNATURE {
+        Err(HeaderError::Signature)
+    } else if command != VERSION_2_PROXY {
+        Err(HeaderError::Command(command))
+    } else if !matches!(family, TCP4 | TCP6) {
+        Err(HeaderError::Family(family))
+    } else if declared != actual {
+        Err(HeaderError::Length { declared, actual })
+    } else {
+        Ok(family)
+    }
+}
+
+fn addresses(family: u8, reader: &mut Reader<'_>) -> Option<(ClientAddr, OriginalDst)> {
+    let mut ip = || {
+        Some(if family == TCP4 {
+            IpAddr::from(reader.array::<4>()?)
+        } else {
+            IpAddr::from(reader.array::<16>()?)
+        })
+    };
+    let (source, destination) = (ip()?, ip()?);
+    let source = SocketAddr::new(source, reader.u16()?);
+    let destination = SocketAddr::new(destination, reader.u16()?);
+    Some((ClientAddr::new(source), OriginalDst::new(destination)))
+}
+
+#[derive(Default)]
+struct Tlvs {
+    server_name: Option<String>,
+    connection_id: Option<ConnectionId>,
+    policy: Option<PolicyDigest>,
+    workload: Option<Workload>,
+    process: Option<Process>,
+}
+
+impl Tlvs {
+    fn read(mut reader: Reader<'_>) -> Result<Tlvs, HeaderError> {
+        let mut tlvs = Tlvs::default();
+        while !reader.is_empty() {
+            let (kind, value) = next_tlv(&mut reader).ok_or(HeaderError::Truncated)?;
+            match kind {
+                AUTHORITY => {
+                    let name = check_server_name(utf8(Field::ServerName, value)?)?.to_owned();
+                    set_once(&mut tlvs.server_name, Field::ServerName, name)?;
+                }
+                UNIQUE_ID => {
+                    let id = exact(Field::ConnectionId, value)?;
+                    let id = ConnectionId::from_bytes(id).ok_or(invalid(Field::ConnectionId))?;
+                    set_once(&mut tlvs.connection_id, Field::ConnectionId, id)?;
+                }
+                POLICY => {
+                    let digest = exact(Field::Policy, value)?;
+                    set_once(&mut tlvs.policy, Field::Policy, digest)?;
+                }
+                WORKLOAD => {
+                    let workload = workload(Reader::new(value))?;
+                    set_once(&mut tlvs.workload, Field::Workload, workload)?;
+                }
+                PROCESS => set_once(&mut tlvs.process, Field::Process, process(value)?)?,
+                _ => {}
+            }
+        }
+        Ok(tlvs)
+    }
+}
+
+fn workload(mut reader: Reader<'_>) -> Result<Workload, HeaderError> {
+    let mut workload = Workload::default();
+    while !reader.is_empty() {
+        let (kind, value) = next_tlv(&mut reader).ok_or(HeaderError::Truncated)?;
+        let (slot, field) = match kind {
+            NAMESPACE => (&mut workload.namespace, Field::Namespace),
+            POD => (&mut workload.pod, Field::Pod),
+            SERVICE_ACCOUNT => (&mut workload.service_account, Field::ServiceAccount),
+            CONTAINER => (&mut workload.container, Field::Container),
+            CGROUP => (&mut workload.cgroup, Field::Cgroup),
+            UID => {
+                let uid = u32::from_be_bytes(exact(Field::Uid, value)?);
+                set_once(&mut workload.uid, Field::Uid, uid)?;
+                continue;
+            }
+            _ => continue,
+        };
+        let name = check_text(field, utf8(field, value)?)?;
+        set_once(slot, field, name.to_owned())?;
+    }
+    Ok(workload)
+}
+
+/// The command name is taken as it is: a process may call itself anything.
+fn process(value: &[u8]) -> Result<Process, HeaderError> {
+    if value.len() > Field::Process.max_len() {
+        return Err(HeaderError::TooLong(Field::Process));
+    }
+    let mut reader = Reader::new(value);
+    Ok(Process {
+        pid: reader.u32().ok_or(invalid(Field::Process))?,
+        uid: reader.u32().ok_or(invalid(Field::Process))?,
+        comm: utf8(Field::Process, reader.rest())?.to_owned(),
+    })
+}
+
+fn next_tlv<'a>(reader: &mut Reader<'a>) -> Option<(u8, &'a [u8])> {
+    let kind = reader.u8()?;
+    let len = reader.u16()?;
+    Some((kind, reader.take(usize::from(len))?))
+}
+
+fn set_once<T>(slot: &mut Option<T>, field: Field, value: T) -> Result<(), HeaderError> {
+    match slot.replace(value) {
+        None => Ok(()),
+        Some(_) => Err(HeaderError::Duplicate(field)),
+    }
+}
+
+fn exact<const N: usize>(field: Field, value: &[u8]) -> Result<[u8; N], HeaderError> {
+    value.try_into().map_err(|_| invalid(field))
+}
+
+fn utf8(field: Field, value: &[u8]) -> Result<&str, HeaderError> {
+    std::str::from_utf8(value).map_err(|_| invalid(field))
+}
+
+fn invalid(field: Field) -> HeaderError {
+    HeaderError::Invalid(field)
+}
+
+fn missing(field: Field) -> HeaderError {
+    HeaderError::Missing(field)
+}

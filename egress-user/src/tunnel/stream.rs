@@ -1,0 +1,356 @@
+//! The tunnel on a live mTLS connection: whole frames in and out, one
+//! application stream at a time.
+
+use std::future::poll_fn;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::BytesMut;
+use tokio::io::{AsyncBufRead, AsyncWrite, AsyncWriteExt};
+
+use super::frame::{
+    self, Delivery, FrameError, FrameHeader, HEADER_LEN, Kind, MAX_DATA, Opened, Order, ResetCode,
+    Role,
+};
+use super::header::{HeaderError, OpenHeader};
+use super::tls;
+use crate::refusal::Refusal;
+
+/// What a tunnel runs over: a TLS stream that lends out what it decrypted.
+pub trait Transport: AsyncBufRead + AsyncWrite + Unpin + Send {}
+
+impl<T: AsyncBufRead + AsyncWrite + Unpin + Send> Transport for T {}
+
+/// Why a tunnel is of no more use.
+#[derive(Debug, thiserror::Error)]
+pub enum TunnelError {
+    /// The connection under it broke.
+    #[error("the tunnel broke")]
+    Io(#[from] io::Error),
+    /// The peer ended it in the middle of a stream.
+    #[error("the peer closed the tunnel in the middle of a stream")]
+    Lost,
+    /// The peer gave up on the stream.
+    #[error("the peer reset the stream: {}", .0.reason())]
+    Reset(ResetCode),
+    /// The peer sent what the protocol does not allow.
+    #[error("the peer broke the tunnel protocol")]
+    Frame(#[from] FrameError),
+    /// The peer's OPEN cannot be read.
+    #[error("the peer sent an OPEN that cannot be read")]
+    Header(#[from] HeaderError),
+}
+
+impl TunnelError {
+    /// The reason in records.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            TunnelError::Io(error) => tls_error(error).map_or("tunnel_lost", tls::handshake_reason),
+            TunnelError::Lost => "tunnel_lost",
+            TunnelError::Reset(code) => code.reason(),
+            TunnelError::Frame(error) => error.reason(),
+            TunnelError::Header(error) => error.reason(),
+        }
+    }
+}
+
+/// What rustls said, where it was rustls. In TLS 1.3 an agent whose certificate is refused
+/// learns it here, after its own side of the handshake.
+pub(crate) fn tls_error(error: &io::Error) -> Option<&rustls::Error> {
+    error.get_ref()?.downcast_ref()
+}
+
+/// The gateway's answer to OPEN.
+#[derive(Debug)]
+pub enum Answer {
+    /// The origin was dialled; data may flow.
+    Opened(Opened),
+    /// The gateway will not carry the stream.
+    Refused(Refusal),
+}
+
+/// What arrives while a stream is open.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Incoming {
+    /// Payload is waiting to be taken.
+    Data,
+    /// The peer has nothing more to send on this stream.
+    Fin,
+}
+
+/// A tunnel with its place in the current frame and the current stream.
+pub struct Tunnel<T> {
+    transport: T,
+    order: Order,
+    header: [u8; HEADER_LEN],
+    header_filled: usize,
+    data_left: usize,
+    resetting: bool,
+}
+
+impl<T: Transport> Tunnel<T> {
+    /// Takes over a connection whose handshake is done.
+    pub fn new(transport: T, role: Role) -> Tunnel<T> {
+        Tunnel {
+            transport,
+            order: Order::new(role),
+            header: [0; HEADER_LEN],
+            header_filled: 0,
+            data_left: 0,
+            resetting: false,
+        }
+    }
+
+    /// Whether no stream is open: the last one finished at both sides.
+    pub fn is_idle(&self) -> bool {
+        self.order.is_idle()
+    }
+
+    /// Whether the gateway asked for no further streams on this tunnel.
+    pub fn is_draining(&self) -> bool {
+        self.order.is_draining()
+    }
+
+    /// Looks at an idle tunnel without waiting: false once the peer has closed
+    /// it, asked for no more streams, or sent anything else unasked.
+    pub fn is_usable(&mut self) -> bool {
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        self.order.may_open()
+            && Pin::new(&mut self.transport)
+                .poll_fill_buf(&mut cx)
+                .is_pending()
+    }
+
+    /// Opens a stream: OPEN and the first bytes leave together.
+    pub async fn open(&mut self, header: &OpenHeader, first: &[u8]) -> Result<(), TunnelError> {
+        let mut payload = BytesMut::with_capacity(frame::MAX_OPEN);
+        header.encode(&mut payload)?;
+        let frames = 1 + first.len().div_ceil(MAX_DATA);
+        let mut out =
+            BytesMut::with_capacity(payload.len() + first.len() + frames * HEADER_LEN);
+        self.put(Kind::Open, &payload, &mut out)?;
+        for chunk in first.chunks(MAX_DATA) {
+            self.put(Kind::Data, chunk, &mut out)?;
+        }
+        self.send(&out).await
+    }
+
+    /// Waits for the gateway's answer to OPEN. A refused stream is over at both
+    /// ends once this returns, and the tunnel is ready for the next.
+    pub async fn answer(&mut self) -> Result<Answer, TunnelError> {
+        loop {
+            let (frame, _) = self.next_frame().await?.ok_or(TunnelError::Lost)?;
+            let payload = self.payload(frame.payload_len()).await?;
+            match frame.kind() {
+                Kind::Opened => return Ok(Answer::Opened(Opened::decode(&payload)?)),
+                Kind::Refused => {
+                    let refusal = frame::decode_refused(&payload)?;
+                    self.send_frame(Kind::Fin, &[]).await?;
+                    return Ok(Answer::Refused(refusal));
+                }
+                Kind::Reset => return Err(TunnelError::Reset(ResetCode::decode(&payload)?)),
+                // The order of frames leaves no other to come here.
+                Kind::Drain | Kind::Open | Kind::Data | Kind::Fin => {}
+            }
+        }
+    }
+
+    /// Waits for the next stream; `None` when the agent closed the idle tunnel.
+    /// What the agent still sends of a stream that was refused is thrown away.
+    pub async fn accept(&mut self) -> Result<Option<OpenHeader>, TunnelError> {
+        loop {
+            self.discard().await?;
+            let Some((frame, delivery)) = self.next_frame().await? else {
+                return Ok(None);
+            };
+            match (frame.kind(), delivery) {
+                (Kind::Data, Delivery::Discard) => self.data_left = frame.payload_len(),
+                (Kind::Open, _) => {
+                    let payload = self.payload(frame.payload_len()).await?;
+                    return Ok(Some(OpenHeader::decode(&payload)?));
+                }
+                _ => {
+                    self.payload(frame.payload_len()).await?;
+                }
+            }
+        }
+    }
+
+    /// Appends what is there of the stream's data; 0 when the peer finished.
+    pub async fn read_data(&mut self, into: &mut BytesMut) -> Result<usize, TunnelError> {
+        match poll_fn(|cx| self.poll_incoming(cx)).await? {
+            Incoming::Fin => Ok(0),
+            Incoming::Data => {
+                let taken = poll_fn(|cx| {
+                    let chunk = ready!(self.poll_data(cx))?;
+                    into.extend_from_slice(chunk);
+                    Poll::Ready(Ok::<_, TunnelError>(chunk.len()))
+                })
+                .await?;
+                self.consume(taken);
+                Ok(taken)
+            }
+        }
+    }
+
+    /// Tells the agent that the origin was dialled.
+    pub async fn send_opened(&mut self, opened: &Opened) -> Result<(), TunnelError> {
+        self.order.sent(Kind::Opened)?;
+        let mut out = BytesMut::new();
+        opened.put(&mut out)?;
+        self.send(&out).await
+    }
+
+    /// Tells the agent that the stream will not be carried, and why.
+    pub async fn send_refused(&mut self, refusal: &Refusal) -> Result<(), TunnelError> {
+        self.order.sent(Kind::Refused)?;
+        let mut out = BytesMut::new();
+        frame::put_refused(refusal, &mut out)?;
+        self.send(&out).await
+    }
+
+    /// Tells the peer that the stream is given up, and why.
+    pub async fn send_reset(&mut self, code: ResetCode) -> Result<(), TunnelError> {
+        self.send_frame(Kind::Reset, &[code.code()]).await
+    }
+
+    /// Asks the agent to open no further stream here.
+    pub async fn send_drain(&mut self) -> Result<(), TunnelError> {
+        self.send_frame(Kind::Drain, &[]).await
+    }
+
+    /// Ends the TLS session in good order.
+    pub async fn close(&mut self) -> Result<(), TunnelError> {
+        Ok(self.transport.shutdown().await?)
+    }
+
+    /// The connection underneath, for the relay to write whole frames to.
+    pub(crate) fn transport(&mut self) -> Pin<&mut T> {
+        Pin::new(&mut self.transport)
+    }
+
+    /// Notes that a frame of this kind is about to be written by the relay.
+    pub(crate) fn sending(&mut self, kind: Kind) -> Result<(), FrameError> {
+        self.order.sent(kind)
+    }
+
+    /// What comes next of the open stream.
+    pub(crate) fn poll_incoming(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Incoming, TunnelError>> {
+        loop {
+            if self.data_left > 0 {
+                return Poll::Ready(Ok(Incoming::Data));
+            }
+            if self.resetting {
+                let chunk = ready!(Pin::new(&mut self.transport).poll_fill_buf(cx))?;
+                let code = ResetCode::decode(chunk.get(..1).ok_or(TunnelError::Lost)?)?;
+                return Poll::Ready(Err(TunnelError::Reset(code)));
+            }
+            let (frame, _) = ready!(self.poll_frame(cx))?.ok_or(TunnelError::Lost)?;
+            match frame.kind() {
+                Kind::Data => self.data_left = frame.payload_len(),
+                Kind::Fin => return Poll::Ready(Ok(Incoming::Fin)),
+                Kind::Reset => self.resetting = true,
+                // The order of frames leaves no other to come here.
+                Kind::Drain | Kind::Open | Kind::Opened | Kind::Refused => {}
+            }
+        }
+    }
+
+    /// The part of the current DATA frame that is already decrypted; never empty.
+    pub(crate) fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Result<&[u8], TunnelError>> {
+        let limit = self.data_left;
+        let chunk = ready!(Pin::new(&mut self.transport).poll_fill_buf(cx))?;
+        let chunk = chunk.get(..limit).unwrap_or(chunk);
+        if chunk.is_empty() {
+            return Poll::Ready(Err(TunnelError::Lost));
+        }
+        Poll::Ready(Ok(chunk))
+    }
+
+    /// Takes `count` bytes off the current DATA frame.
+    pub(crate) fn consume(&mut self, count: usize) {
+        self.data_left = self.data_left.saturating_sub(count);
+        Pin::new(&mut self.transport).consume(count);
+    }
+
+    async fn next_frame(&mut self) -> Result<Option<(FrameHeader, Delivery)>, TunnelError> {
+        poll_fn(|cx| self.poll_frame(cx)).await
+    }
+
+    /// The next frame's header; `None` when the peer closed between two frames
+    /// with no stream open.
+    fn poll_frame(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Option<(FrameHeader, Delivery)>, TunnelError>> {
+        while let Some(missing) = self.header.get_mut(self.header_filled..)
+            && !missing.is_empty()
+        {
+            let chunk = ready!(Pin::new(&mut self.transport).poll_fill_buf(cx))?;
+            if chunk.is_empty() {
+                let clean = self.header_filled == 0 && self.order.is_idle();
+                return Poll::Ready(if clean { Ok(None) } else { Err(TunnelError::Lost) });
+            }
+            let mut taken = 0;
+            for (to, from) in missing.iter_mut().zip(chunk) {
+                *to = *from;
+                taken += 1;
+            }
+            self.header_filled += taken;
+            Pin::new(&mut self.transport).consume(taken);
+        }
+        self.header_filled = 0;
+        let frame = FrameHeader::parse(&self.header)?;
+        let delivery = self.order.received(frame.kind())?;
+        Poll::Ready(Ok(Some((frame, delivery))))
+    }
+
+    /// A control frame's payload; its length was checked with its header.
+    async fn payload(&mut self, len: usize) -> Result<Vec<u8>, TunnelError> {
+        let mut payload = Vec::with_capacity(len);
+        while payload.len() < len {
+            let taken = poll_fn(|cx| {
+                let chunk = ready!(Pin::new(&mut self.transport).poll_fill_buf(cx))?;
+                let missing = len - payload.len();
+                let chunk = chunk.get(..missing).unwrap_or(chunk);
+                payload.extend_from_slice(chunk);
+                Poll::Ready(Ok::<_, io::Error>(chunk.len()))
+            })
+            .await?;
+            if taken == 0 {
+                return Err(TunnelError::Lost);
+            }
+            Pin::new(&mut self.transport).consume(taken);
+        }
+        Ok(payload)
+    }
+
+    /// Throws away what is left of the current DATA frame.
+    async fn discard(&mut self) -> Result<(), TunnelError> {
+        while self.data_left > 0 {
+            let taken = poll_fn(|cx| self.poll_data(cx).map_ok(<[u8]>::len)).await?;
+            self.consume(taken);
+        }
+        Ok(())
+    }
+
+    fn put(&mut self, kind: Kind, payload: &[u8], out: &mut BytesMut) -> Result<(), FrameError> {
+        self.order.sent(kind)?;
+        frame::put(kind, payload, out)
+    }
+
+    async fn send_frame(&mut self, kind: Kind, payload: &[u8]) -> Result<(), TunnelError> {
+        let mut out = BytesMut::with_capacity(HEADER_LEN + payload.len());
+        self.put(kind, payload, &mut out)?;
+        self.send(&out).await
+    }
+
+    async fn send(&mut self, bytes: &[u8]) -> Result<(), TunnelError> {
+        self.transport.write_all(bytes).await?;
+        Ok(self.transport.flush().await?)
+    }
+}

@@ -1,0 +1,227 @@
+//! rustls configurations of both ends of a tunnel: TLS 1.3 only, both sides authenticated by SPIFFE
+//! certificates, ALPN `egress/1`.
+//!
+//! Sessions are not resumed. A resumed handshake takes the peer's certificate from the earlier one
+//! without looking at it again, so that an agent whose certificate has expired, or whose CA has left
+//! the bundle, would be let in for as long as its ticket lives. Tunnels are reused, so that a full
+//! handshake is rare.
+
+mod credentials;
+mod verifier;
+
+use std::sync::Arc;
+
+use rustls::client::Resumption;
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::pki_types::CertificateDer;
+use rustls::sign::SingleCertAndKey;
+use rustls::version::TLS13;
+use rustls::{CertificateError, ClientConfig, Error, ServerConfig};
+
+use self::verifier::{AgentVerifier, GatewayVerifier};
+use crate::tunnel::ALPN;
+use crate::tunnel::identity::{
+    IdPattern, IdentityError, SpiffeId, SpiffeIdError, TrustDomain, spiffe_id_of,
+};
+
+pub use self::credentials::{CredentialPem, Credentials, CredentialsError, CredentialsWarning};
+
+/// The agent's end: trusts gateways whose certificate the bundle vouches for and whose SPIFFE ID is
+/// one of `gateways`.
+///
+/// No server name is sent, and whichever is given to the connection is not looked at: SPIFFE
+/// certificates carry none.
+///
+/// # Errors
+/// [`ConfigError::NoGateways`], and [`ConfigError::ForeignGateway`] for a pattern that nothing in the
+/// own trust domain can match.
+pub fn agent_config(
+    credentials: &Credentials,
+    gateways: &[IdPattern],
+) -> Result<ClientConfig, ConfigError> {
+    let own = credentials.id().trust_domain();
+    if gateways.is_empty() {
+        return Err(ConfigError::NoGateways);
+    }
+    if let Some(foreign) = gateways.iter().find(|id| id.trust_domain() != own) {
+        return Err(ConfigError::ForeignGateway {
+            pattern: foreign.clone(),
+            own: own.clone(),
+        });
+    }
+    let provider = provider();
+    let verifier = GatewayVerifier::new(credentials, gateways, &provider);
+    let mut config = ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&TLS13])?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(verifier))
+        .with_client_cert_resolver(Arc::new(SingleCertAndKey::from(credentials.key())));
+    config.alpn_protocols = vec![ALPN.to_vec()];
+    config.enable_sni = false;
+    config.resumption = Resumption::disabled();
+    Ok(config)
+}
+
+/// The gateway's end: lets in whoever has a certificate that the bundle vouches for and a SPIFFE ID of
+/// the gateway's own trust domain. What such a peer may do is decided by its ID, see
+/// [`peer_identity`].
+///
+/// # Errors
+/// [`ConfigError::Tls`] when rustls does not take the bundle.
+pub fn gateway_config(credentials: &Credentials) -> Result<ServerConfig, ConfigError> {
+    let provider = provider();
+    let verifier = AgentVerifier::new(credentials, &provider)?;
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&TLS13])?
+        .with_client_cert_verifier(Arc::new(verifier))
+        .with_cert_resolver(Arc::new(SingleCertAndKey::from(credentials.key())));
+    config.alpn_protocols = vec![ALPN.to_vec()];
+    config.send_tls13_tickets = 0;
+    Ok(config)
+}
+
+/// Who a peer is, by the certificates that it showed in a handshake that succeeded.
+///
+/// A peer that offers no ALPN protocol at all passes the handshake too (RFC 7301 §3.2): whether
+/// `egress/1` was agreed is the caller's to check.
+///
+/// # Errors
+/// [`PeerError::NoCertificate`] and [`PeerError::Identity`], neither of which a handshake made with the
+/// configurations of this room lets through.
+pub fn peer_identity(certificates: &[CertificateDer<'_>]) -> Result<SpiffeId, PeerError> {
+    let leaf = certificates.first().ok_or(PeerError::NoCertificate)?;
+    Ok(spiffe_id_of(leaf)?)
+}
+
+/// Whom an agent takes for a gateway when nothing else is configured: every
+/// `spiffe://<own trust domain>/gateway/*`.
+///
+/// # Errors
+/// [`SpiffeIdError`] when the trust domain's name leaves no room for the path.
+pub fn default_gateways(credentials: &Credentials) -> Result<IdPattern, SpiffeIdError> {
+    let base = credentials.id().trust_domain().id("/gateway")?;
+    Ok(IdPattern::Below(base))
+}
+
+/// Whom a gateway takes for an agent when nothing else is configured: every
+/// `spiffe://<own trust domain>/agent/*`.
+///
+/// # Errors
+/// [`SpiffeIdError`] when the trust domain's name leaves no room for the path.
+pub fn default_agents(credentials: &Credentials) -> Result<IdPattern, SpiffeIdError> {
+    let base = credentials.id().trust_domain().id("/agent")?;
+    Ok(IdPattern::Below(base))
+}
+
+/// One word for why a handshake failed, for records and counters.
+pub fn handshake_reason(error: &Error) -> &'static str {
+    match error {
+        Error::InvalidCertificate(error) => certificate_reason(error),
+        Error::NoCertificatesPresented => PeerError::NoCertificate.reason(),
+        Error::NoApplicationProtocol => "alpn_mismatch",
+        Error::PeerIncompatible(_) => "tls_incompatible",
+        Error::InvalidMessage(_) => "not_tls",
+        Error::AlertReceived(_) => "tls_alert_received",
+        _ => "tls_failed",
+    }
+}
+
+/// What happened in a handshake that failed, in words. rustls shows a [`PeerError`] in its debug form
+/// only.
+pub fn explain(error: &Error) -> String {
+    match error {
+        Error::InvalidCertificate(CertificateError::Other(other)) => other.0.to_string(),
+        other => other.to_string(),
+    }
+}
+
+fn certificate_reason(error: &CertificateError) -> &'static str {
+    match error {
+        CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
+            "peer_certificate_expired"
+        }
+        CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
+            "peer_certificate_not_yet_valid"
+        }
+        CertificateError::UnknownIssuer => "peer_certificate_unknown_issuer",
+        CertificateError::BadSignature => "peer_certificate_bad_signature",
+        CertificateError::Other(error) => match error.0.downcast_ref::<PeerError>() {
+            Some(error) => error.reason(),
+            None => "peer_certificate_invalid",
+        },
+        _ => "peer_certificate_invalid",
+    }
+}
+
+/// A configuration that cannot be made.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// An agent that would trust no gateway.
+    #[error("no gateway identity is configured: name the SPIFFE IDs of the gateways to trust")]
+    NoGateways,
+    /// A gateway that the own trust bundle cannot vouch for.
+    #[error("gateway identity {pattern} is not in the own trust domain, {own}")]
+    ForeignGateway {
+        /// The configured identity.
+        pattern: IdPattern,
+        /// The trust domain of the own certificate.
+        own: TrustDomain,
+    },
+    /// rustls refused.
+    #[error("TLS configuration: {0}")]
+    Tls(#[from] Error),
+    /// rustls refused the trust bundle.
+    #[error("trust bundle: {0}")]
+    Bundle(#[from] rustls::server::VerifierBuilderError),
+}
+
+/// Why a peer is not one that this side talks to.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum PeerError {
+    /// The peer showed no certificate.
+    #[error("the peer presented no certificate")]
+    NoCertificate,
+    /// The certificate names nobody.
+    #[error("the peer's certificate: {0}")]
+    Identity(#[from] IdentityError),
+    /// The certificate is of another trust domain.
+    #[error("peer {id} is not in trust domain {expected}")]
+    ForeignTrustDomain {
+        /// The peer's ID.
+        id: SpiffeId,
+        /// The own trust domain.
+        expected: TrustDomain,
+    },
+    /// The certificate is good, but not that of a gateway to trust.
+    #[error("peer {0} is not one of the configured gateways")]
+    UnexpectedGateway(SpiffeId),
+}
+
+impl PeerError {
+    /// One word per cause, for records and counters.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            PeerError::NoCertificate => "no_peer_certificate",
+            PeerError::Identity(_) => "peer_identity_invalid",
+            PeerError::ForeignTrustDomain { .. } => "peer_foreign_trust_domain",
+            PeerError::UnexpectedGateway(_) => "peer_unexpected_gateway",
+        }
+    }
+}
+
+/// The cryptography of both ends, given to every configuration so that no process-wide default is
+/// asked.
+///
+/// The hybrid key exchange comes first: a recorded tunnel tells which workload went where, which is
+/// worth keeping from whoever records it now and breaks X25519 later.
+fn provider() -> Arc<CryptoProvider> {
+    use aws_lc_rs::kx_group::{SECP256R1, SECP384R1, X25519, X25519MLKEM768};
+
+    Arc::new(CryptoProvider {
+        kx_groups: vec![X25519MLKEM768, X25519, SECP256R1, SECP384R1],
+        ..aws_lc_rs::default_provider()
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,411 @@
+//! The policy room from outside: against a naive reference, its whole output for a broken
+//! file, and what a judgement costs.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+use std::cmp::Reverse;
+
+use egress_user::hello::ServerName;
+use egress_user::policy::{Policy, Request, Verdict};
+use egress_user::workload::Workload;
+use proptest::prelude::*;
+use proptest::sample::{select, subsequence};
+
+#[test]
+fn every_mistake_of_a_file_at_once() {
+    let text = r#"version: 2
+mod: audit
+rules:
+  - name: Wikipedia
+    hosts: ["*.wikipedia.org", "up*.wikimedia.org", https://de.wikipedia.org/wiki]
+    ports: [443, 70000]
+  - name: never-paste
+    action: block
+    hots: ["*.pastebin.com"]
+  - name: never-paste
+    from:
+      - {namespace: web, uid: root}
+      - {}
+    hosts: 10.0.0.1
+    hosts: [10.0.0.1, "bücher.example", "exa mple.org"]
+  - hosts: []
+    ports: 443
+"#;
+    let expected = r#"policy.yaml:1:10: version 2 of the policy document is not known here, only version 1
+  1 | version: 2
+    |          ^
+policy.yaml:2:1: unknown key `mod`, did you mean `mode`?
+  2 | mod: audit
+    | ^^^
+policy.yaml:4:11: `name` should be at most 63 lower-case letters, digits and `-`, found `Wikipedia`
+  4 |   - name: Wikipedia
+    |           ^^^^^^^^^
+policy.yaml:5:32: `up*.wikimedia.org` in `hosts`: `*` stands for one or more whole labels at the start, as in `*.example.org`, and for nothing else
+  5 |     hosts: ["*.wikipedia.org", "up*.wikimedia.org", https://de.wikipedia.org/wiki]
+    |                                ^^^^^^^^^^^^^^^^^^^
+policy.yaml:5:53: `https://de.wikipedia.org/wiki` in `hosts`: a host is a name alone, without scheme and path
+  5 |     hosts: ["*.wikipedia.org", "up*.wikimedia.org", https://de.wikipedia.org/wiki]
+    |                                                     ^^^^^^^^^^^^^^^^^^^^^^^^^^^^^
+policy.yaml:6:18: `70000` in `ports`: a port is a number from 1 to 65535, and a range two of them, such as 8000-8100
+  6 |     ports: [443, 70000]
+    |                  ^^^^^
+policy.yaml:8:13: `action` should be one of `allow`, `deny`, found `block`
+  8 |     action: block
+    |             ^^^^^
+policy.yaml:9:5: unknown key `hots`, did you mean `hosts`?
+  9 |     hots: ["*.pastebin.com"]
+    |     ^^^^
+policy.yaml:10:11: the rule on line 7 is named `never-paste` too
+  10 |   - name: never-paste
+     |           ^^^^^^^^^^^
+policy.yaml:12:31: `uid` should be a number from 0 to 4294967294, found `root`
+  12 |       - {namespace: web, uid: root}
+     |                               ^^^^
+policy.yaml:13:9: an empty entry would mean everyone; leave `from` out for that
+  13 |       - {}
+     |         ^
+policy.yaml:14:12: `hosts` should be a list, found `10.0.0.1`
+  14 |     hosts: 10.0.0.1
+     |            ^^^^^^^^
+policy.yaml:15:5: `hosts` stands on line 14 already
+  15 |     hosts: [10.0.0.1, "bücher.example", "exa mple.org"]
+     |     ^^^^^
+policy.yaml:16:5: `name` is missing
+  16 |   - hosts: []
+     |     ^
+policy.yaml:16:12: `hosts` lists nothing
+  16 |   - hosts: []
+     |            ^
+policy.yaml:17:12: `ports` should be a list, found `443`
+  17 |     ports: 443
+     |            ^^^
+"#;
+    let mistakes = Policy::parse(text, "policy.yaml").unwrap_err();
+    assert_eq!(mistakes.to_string(), expected.trim_end());
+}
+
+/// A policy as the reference sees it.
+#[derive(Clone, Debug)]
+struct Model {
+    audit: bool,
+    rules: Vec<ModelRule>,
+}
+
+#[derive(Clone, Debug)]
+struct ModelRule {
+    action: Action,
+    hosts: Vec<&'static str>,
+    ports: Vec<(u16, u16)>,
+    /// Namespace and uid.
+    from: Option<Vec<(Option<&'static str>, Option<u32>)>>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Action {
+    Allow,
+    Deny,
+    TryDeny,
+}
+
+/// Few labels, so that names and hosts meet often.
+const HOSTS: [&str; 18] = [
+    "*",
+    "a",
+    "localhost",
+    "a.x",
+    "b.x",
+    "b.a.x",
+    "a.a.x",
+    "a.b.a.x",
+    "a.local",
+    "*.x",
+    "*.a.x",
+    "*.b.x",
+    "*.b.a.x",
+    "*.a.a.x",
+    "*.local",
+    "*.a.local",
+    "*.localhost",
+    "*.a",
+];
+
+const NAMES: [&str; 16] = [
+    "a",
+    "x",
+    "localhost",
+    "a.localhost",
+    "a.x",
+    "b.x",
+    "a.a.x",
+    "b.a.x",
+    "a.b.x",
+    "a.a.a.x",
+    "a.b.a.x",
+    "b.b.a.x",
+    "aa.x",
+    "a.local",
+    "b.a.local",
+    "a.internal",
+];
+
+fn model() -> impl Strategy<Value = Model> {
+    (any::<bool>(), prop::collection::vec(model_rule(), 0..8))
+        .prop_map(|(audit, rules)| Model { audit, rules })
+}
+
+fn model_rule() -> impl Strategy<Value = ModelRule> {
+    let action = prop_oneof![
+        4 => Just(Action::Allow),
+        2 => Just(Action::Deny),
+        1 => Just(Action::TryDeny),
+    ];
+    let port = (442u16..446, 0u16..3).prop_map(|(first, more)| (first, first + more));
+    let selector = (
+        select(vec![None, Some("p"), Some("q")]),
+        select(vec![None, Some(1), Some(2)]),
+    )
+        .prop_filter("an empty selector is a mistake", |(namespace, uid)| {
+            namespace.is_some() || uid.is_some()
+        });
+    (
+        action,
+        subsequence(HOSTS.to_vec(), 1..5).prop_shuffle(),
+        prop_oneof![Just(vec![]), prop::collection::vec(port, 1..3),],
+        prop::option::of(prop::collection::vec(selector, 1..3)),
+    )
+        .prop_map(|(action, hosts, ports, from)| ModelRule {
+            action,
+            hosts,
+            ports,
+            from,
+        })
+}
+
+impl Model {
+    fn text(&self) -> String {
+        let mode = if self.audit { "audit" } else { "enforce" };
+        let mut text = format!("version: 1\nmode: {mode}\nrules: [\n");
+        for (number, rule) in self.rules.iter().enumerate() {
+            text += &format!("  {{name: r{number}, hosts: {:?}", rule.hosts);
+            text += match rule.action {
+                Action::Allow => "",
+                Action::Deny => ", action: deny",
+                Action::TryDeny => ", action: deny, mode: audit",
+            };
+            if !rule.ports.is_empty() {
+                let ports: Vec<_> = rule.ports.iter().map(|(a, b)| format!("{a}-{b}")).collect();
+                text += &format!(", ports: {ports:?}");
+            }
+            if let Some(from) = &rule.from {
+                let entries: Vec<_> = from.iter().map(|entry| entry_text(*entry)).collect();
+                text += &format!(", from: [{}]", entries.join(", "));
+            }
+            text += "},\n";
+        }
+        text + "  ]\n"
+    }
+
+    /// The naive judgement: every rule is looked at, label by label.
+    fn judge(&self, name: &str, port: u16, namespace: Option<&str>, uid: Option<u32>) -> Told {
+        let mut listing: Vec<_> = self
+            .rules
+            .iter()
+            .enumerate()
+            .filter_map(|(number, rule)| {
+                let closest = rule
+                    .hosts
+                    .iter()
+                    .filter_map(|host| closeness(host, name, rule.action));
+                closest
+                    .max()
+                    .map(|closeness| (Reverse(closeness), number, rule))
+            })
+            .collect();
+        listing.sort_by_key(|&(closeness, number, _)| (closeness, number));
+        let first = |action: Action, port_fits: bool, workload_fits: bool| {
+            let found = listing.iter().find(|(_, _, rule)| {
+                rule.action == action
+                    && rule.has_port(port) == port_fits
+                    && rule.is_for(namespace, uid) == workload_fits
+            });
+            found.map(|(_, number, _)| format!("r{number}"))
+        };
+        let other_workload = listing
+            .iter()
+            .find(|(_, _, rule)| rule.action == Action::Allow && !rule.is_for(namespace, uid));
+        let refusal = if let Some(rule) = first(Action::Deny, true, true) {
+            format!("denied_by_rule (rule {rule})")
+        } else if let Some(rule) = first(Action::Allow, true, true) {
+            return Told {
+                rule: Some(rule),
+                refusal: first(Action::TryDeny, true, true)
+                    .map(|rule| format!("denied_by_rule (rule {rule})")),
+                admitted: true,
+            };
+        } else if let Some(rule) = first(Action::Allow, false, true) {
+            format!("port_not_allowed (rule {rule})")
+        } else if let Some((_, number, _)) = other_workload {
+            format!("not_for_this_workload (rule r{number})")
+        } else {
+            "no_rule".to_owned()
+        };
+        Told {
+            rule: None,
+            refusal: Some(refusal),
+            admitted: self.audit,
+        }
+    }
+}
+
+fn entry_text((namespace, uid): (Option<&str>, Option<u32>)) -> String {
+    let namespace = namespace.map(|namespace| format!("namespace: {namespace}"));
+    let uid = uid.map(|uid| format!("uid: {uid}"));
+    let fields: Vec<_> = namespace.into_iter().chain(uid).collect();
+    format!("{{{}}}", fields.join(", "))
+}
+
+impl ModelRule {
+    fn has_port(&self, port: u16) -> bool {
+        let listed = self
+            .ports
+            .iter()
+            .any(|&(first, last)| first <= port && port <= last);
+        listed || self.ports.is_empty() && port == 443
+    }
+
+    fn is_for(&self, namespace: Option<&str>, uid: Option<u32>) -> bool {
+        self.from.as_ref().is_none_or(|from| {
+            from.iter().any(|&(wanted_namespace, wanted_uid)| {
+                (wanted_namespace.is_none() || wanted_namespace == namespace)
+                    && (wanted_uid.is_none() || wanted_uid == uid)
+            })
+        })
+    }
+}
+
+/// How closely a host of a rule describes a name; `None` if it does not.
+fn closeness(host: &str, name: &str, action: Action) -> Option<usize> {
+    let labels: Vec<_> = name.split('.').collect();
+    let inside =
+        labels.len() == 1 || matches!(labels.last(), Some(&("local" | "localhost" | "internal")));
+    if host == "*" {
+        return (action != Action::Allow || !inside).then_some(0);
+    }
+    let wanted: Vec<_> = host.split('.').collect();
+    match wanted.split_first() {
+        Some((&"*", parent)) => {
+            (labels.len() > parent.len() && labels.ends_with(parent)).then_some(parent.len())
+        }
+        _ => (labels == wanted).then_some(usize::MAX),
+    }
+}
+
+/// A judgement in a form that both sides can give.
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct Told {
+    admitted: bool,
+    rule: Option<String>,
+    refusal: Option<String>,
+}
+
+impl From<Verdict> for Told {
+    fn from(verdict: Verdict) -> Told {
+        match verdict {
+            Verdict::Admitted(admitted) => Told {
+                admitted: true,
+                rule: admitted.rule().map(|rule| rule.to_string()),
+                refusal: admitted.would_refuse().map(ToString::to_string),
+            },
+            Verdict::Refused(refusal) => Told {
+                admitted: false,
+                rule: None,
+                refusal: Some(refusal.to_string()),
+            },
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(1_000))]
+
+    /// Every name, at some ports, by every workload there is: 576 questions a policy.
+    #[test]
+    fn the_index_agrees_with_a_scan_of_all_rules(model in model()) {
+        let text = model.text();
+        let loaded = Policy::parse(&text, "policy.yaml");
+        let policy = loaded.map_err(|mistakes| TestCaseError::fail(mistakes.to_string()))?.policy;
+        for name in NAMES {
+            let server = ServerName::parse(name.as_bytes()).unwrap();
+            for port in [442, 443, 444, 446] {
+                for namespace in [None, Some("p"), Some("q")] {
+                    for uid in [None, Some(1), Some(2)] {
+                        let workload = Workload {
+                            namespace: namespace.map(str::to_owned),
+                            uid,
+                            ..Workload::default()
+                        };
+                        let request = Request { name: &server, port, workload: &workload };
+                        let told = Told::from(policy.judge(&request));
+                        let expected = model.judge(name, port, namespace, uid);
+                        prop_assert_eq!(told, expected, "{} {} {:?} {:?}\n{}", name, port, namespace, uid, text);
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_judgement_allocates_nothing() {
+    let text = "version: 1\nrules:\n\
+                - {name: exact, hosts: [a.b.example.org], from: [{namespace: web, uid: 1}]}\n\
+                - {name: wide, hosts: ['*.example.org', '*'], ports: [443, 8000-8100]}\n\
+                - {name: never, action: deny, hosts: ['*.b.example.org'], ports: [8001]}\n";
+    let policy = Policy::parse(text, "policy.yaml").unwrap().policy;
+    let workload = Workload {
+        namespace: Some("web".to_owned()),
+        ..Workload::default()
+    };
+    for name in ["a.b.example.org", "c.example.org", "other.com", "localhost"] {
+        let name = ServerName::parse(name.as_bytes()).unwrap();
+        for port in [443, 8001, 22] {
+            let request = Request {
+                name: &name,
+                port,
+                workload: &workload,
+            };
+            let before = ALLOCATIONS.get();
+            let verdict = std::hint::black_box(policy.judge(&request));
+            assert_eq!(ALLOCATIONS.get(), before, "{verdict:?}");
+        }
+    }
+    let before = ALLOCATIONS.get();
+    drop(std::hint::black_box(Box::new(1)));
+    assert_eq!(ALLOCATIONS.get(), before + 1, "the counter counts");
+}
+
+thread_local! {
+    /// Allocations of this thread.
+    static ALLOCATIONS: Cell<usize> = const { Cell::new(0) };
+}
+
+/// The system's allocator, counting.
+struct Counting;
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+// SAFETY: every call is passed on unchanged to the system's allocator, which keeps the
+// contract; counting neither allocates nor unwinds.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        ALLOCATIONS.set(ALLOCATIONS.get() + 1);
+        // SAFETY: the caller keeps the contract of `alloc`.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
+        // SAFETY: the block came from `alloc` above, with this layout.
+        unsafe { System.dealloc(block, layout) }
+    }
+}

@@ -1,0 +1,32 @@
+//! The whole product with real clients, a real nginx and a real name server: one application,
+//! node, gateway and internet a test, each a network namespace. Needs root.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a helper of a test fails by panicking, as the test does"
+)]
+
+#[path = "root_end_to_end/world.rs"]
+mod world;
+
+#[path = "root_end_to_end/clients.rs"]
+mod clients;
+
+#[path = "root_end_to_end/admin.rs"]
+mod admin;
+#[path = "root_end_to_end/bulk.rs"]
+mod bulk;
+#[path = "root_end_to_end/carried.rs"]
+mod carried;
+#[path = "root_end_to_end/drain.rs"]
+mod drain;
+#[path = "root_end_to_end/half_close.rs"]
+mod half_close;
+#[path = "root_end_to_end/identity.rs"]
+mod identity;
+#[path = "root_end_to_end/refused.rs"]
+mod refused;
+#[path = "root_end_to_end/run.rs"]
+mod run;

@@ -1,0 +1,49 @@
+//! What agent and gateway say about themselves while they work.
+
+use egress_lab::deployment::{ADMIN, Hop};
+use egress_lab::{http, wait};
+
+use crate::clients::{ACCESS_DENIED, curl};
+use crate::world::{EN, IBM, WIKIPEDIA_AND_IBM, Wish, World};
+
+fn get(world: &World, hop: Hop, path: &str) -> http::Answer {
+    http::get(&hop.host(&world.lab).namespace, ADMIN, path).unwrap()
+}
+
+#[test]
+fn metrics_count_what_became_of_connections_and_name_no_names() {
+    let world = World::with(&Wish {
+        agent_policy: WIKIPEDIA_AND_IBM,
+        ..Wish::default()
+    });
+    curl(&world, EN.name, EN.v4.into()).assert_page_of(EN.name);
+    curl(&world, IBM.name, IBM.v4.into()).assert_alert(ACCESS_DENIED);
+    curl(&world, IBM.name, IBM.v4.into()).assert_alert(ACCESS_DENIED);
+
+    for hop in [Hop::Agent, Hop::Gateway] {
+        let metrics = wait::until("every connection is counted", || {
+            let text = get(&world, hop, "/metrics").body;
+            (verdicts(&text, hop, "allowed") == 1 && verdicts(&text, hop, "refused") == 2)
+                .then_some(text)
+        })
+        .unwrap();
+        for secret in ["wikipedia.org", "ibm.com", "203.0.113"] {
+            assert!(!metrics.contains(secret), "{metrics}");
+        }
+        assert_eq!(get(&world, hop, "/healthz").status, 200);
+        assert_eq!(get(&world, hop, "/readyz").status, 200);
+        assert_eq!(get(&world, hop, "/elsewhere").status, 404);
+    }
+    world.finish();
+}
+
+/// The connections with this verdict, over all the lines that count them.
+fn verdicts(metrics: &str, hop: Hop, verdict: &str) -> u64 {
+    let labels = [format!("hop=\"{hop}\""), format!("verdict=\"{verdict}\"")];
+    metrics
+        .lines()
+        .filter(|line| line.starts_with("egress_connections_total{"))
+        .filter(|line| labels.iter().all(|label| line.contains(label)))
+        .filter_map(|line| line.rsplit_once(' ')?.1.parse::<u64>().ok())
+        .sum()
+}

@@ -1,0 +1,154 @@
+//! What the command may reach, and what is told about it.
+
+use std::fs;
+
+use egress_lab::Names;
+use egress_lab::deployment::read_records;
+
+use super::{Machine, allow_en, borrowed, resolve_en, stderr, stdout};
+use crate::world::{EN, IBM, WIKIPEDIA, sent};
+
+#[test]
+fn an_allowed_name_is_fetched_and_a_summary_follows() {
+    let machine = Machine::new();
+    let output = machine.run_curl(&borrowed(&allow_en()), EN.name, &EN.v4.to_string());
+    assert!(output.status.success(), "{output:?}");
+    assert!(stdout(&output).contains("<title>en.wikipedia.org</title>"));
+    let summary = stderr(&output);
+    assert!(
+        summary.contains(EN.name) && summary.contains("allowed"),
+        "{summary}"
+    );
+    assert_eq!(
+        machine
+            .origins
+            .arrived(&machine.lab, EN.name)
+            .unwrap()
+            .len(),
+        1
+    );
+    machine.assert_nothing_is_left();
+}
+
+#[test]
+fn another_name_is_refused_and_the_client_s_exit_code_is_ours() {
+    let machine = Machine::new();
+    let options = allow_en();
+    for address in IBM.addresses() {
+        let output = machine.run_curl(&borrowed(&options), IBM.name, &address.to_string());
+        // curl's own code for a failed TLS handshake.
+        assert_eq!(output.status.code(), Some(35), "{output:?}");
+        let said = stderr(&output);
+        assert!(said.contains("alert access denied"), "{said}");
+        assert!(
+            said.contains(IBM.name) && said.contains("refused"),
+            "{said}"
+        );
+    }
+    assert_eq!(machine.origins.arrived(&machine.lab, IBM.name).unwrap(), []);
+    assert_eq!(sent(&machine.wire, &machine.lab.app), []);
+    machine.assert_nothing_is_left();
+}
+
+#[test]
+fn a_deny_pattern_wins_over_an_allow_pattern() {
+    let machine = Machine::new();
+    let mut options = allow_en();
+    options.extend(["--deny".into(), EN.name.into()]);
+    let output = machine.run_curl(&borrowed(&options), EN.name, &EN.v4.to_string());
+    assert!(
+        stderr(&output).contains("alert access denied"),
+        "{output:?}"
+    );
+    assert_eq!(sent(&machine.wire, &machine.lab.app), []);
+}
+
+#[test]
+fn a_policy_file_serves_as_well_as_patterns() {
+    let machine = Machine::new();
+    let policy = machine.lab.directory().join("policy.yaml");
+    fs::write(&policy, WIKIPEDIA).unwrap();
+    let mut options = vec!["--policy".into(), policy.display().to_string()];
+    options.extend(resolve_en());
+    let output = machine.run_curl(&borrowed(&options), EN.name, &EN.v4.to_string());
+    assert!(
+        stdout(&output).contains("<title>en.wikipedia.org</title>"),
+        "{output:?}"
+    );
+}
+
+#[test]
+fn the_name_server_given_is_asked_and_its_answer_is_checked() {
+    let machine = Machine::new();
+    let server = Names::ADDRESS.ip().to_string();
+    let options = ["--allow", "*.wikipedia.org", "--dns", &server];
+    let output = machine.run_curl(&options, EN.name, &EN.v4.to_string());
+    // The lab's origins have documentation addresses, which no public name may lead to.
+    assert!(stderr(&output).contains("unrecognized name"), "{output:?}");
+    assert!(machine.names.queries().contains(&format!("A {}", EN.name)));
+    assert_eq!(machine.origins.arrived(&machine.lab, EN.name).unwrap(), []);
+}
+
+#[test]
+fn the_log_has_a_record_of_each_hop() {
+    let machine = Machine::new();
+    let log = machine.lab.directory().join("records.jsonl");
+    let mut options = allow_en();
+    options.extend(["--log".into(), log.display().to_string()]);
+    options.extend(["--log-format".into(), "json".into()]);
+    machine.run_curl(&borrowed(&options), EN.name, &EN.v4.to_string());
+
+    let records = read_records(&log).unwrap();
+    let [one, other] = &records[..] else {
+        panic!("two records, not {records:?}");
+    };
+    assert_eq!(one.text("connection"), other.text("connection"));
+    let mut hops = [one.text("hop"), other.text("hop")];
+    hops.sort_unstable();
+    assert_eq!(hops, ["agent", "gateway"]);
+}
+
+#[test]
+fn the_log_can_be_read_by_people_too() {
+    let machine = Machine::new();
+    let log = machine.lab.directory().join("records.txt");
+    let mut options = allow_en();
+    options.extend(["--log".into(), log.display().to_string()]);
+    options.extend(["--log-format".into(), "text".into()]);
+    machine.run_curl(&borrowed(&options), EN.name, &EN.v4.to_string());
+    let text = fs::read_to_string(&log).unwrap();
+    assert_eq!(text.lines().count(), 2, "{text}");
+    assert!(
+        text.lines()
+            .all(|line| line.contains("en.wikipedia.org:443")),
+        "{text}"
+    );
+}
+
+#[test]
+fn an_audit_lets_through_and_says_what_it_would_refuse() {
+    let machine = Machine::new();
+    let log = machine.lab.directory().join("records.jsonl");
+    let resolve = format!("{}:443:{}", IBM.name, IBM.v4);
+    let log_option = log.display().to_string();
+    let options = [
+        "--allow",
+        "*.wikipedia.org",
+        "--audit",
+        "--resolve",
+        &resolve,
+        "--log",
+        &log_option,
+    ];
+    let output = machine.run_curl(&options, IBM.name, &IBM.v4.to_string());
+    assert!(
+        stdout(&output).contains("<title>cloud.ibm.com</title>"),
+        "{output:?}"
+    );
+    let records = read_records(&log).unwrap();
+    assert_eq!(records.len(), 2);
+    for record in &records {
+        assert_eq!(record.text("verdict"), "would_refuse", "{record}");
+        assert_eq!(record.text("reason"), "no_rule");
+    }
+}

@@ -1,0 +1,27 @@
+//! The kernel programs and their owner in real cgroups and network namespaces, with real sockets:
+//! for each redirect and refusal a listener at the original destination shows that nothing
+//! arrived there. Needs root.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a helper of a test fails by panicking, as the test does"
+)]
+
+#[path = "root_kernel/client.rs"]
+mod client;
+#[path = "root_kernel/world.rs"]
+mod world;
+
+#[path = "root_kernel/agent.rs"]
+mod agent;
+#[path = "root_kernel/lifetime.rs"]
+mod lifetime;
+#[path = "root_kernel/redirect.rs"]
+mod redirect;
+#[path = "root_kernel/refuse.rs"]
+mod refuse;
+#[path = "root_kernel/sockets.rs"]
+mod sockets;

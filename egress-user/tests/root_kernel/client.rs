@@ -1,0 +1,312 @@
+//! The client of these tests: a script for one socket, run by a process of its own. Sockets are
+//! judged by the cgroup in which they were made, and only whole processes move between cgroups.
+
+use std::env;
+use std::ffi::CStr;
+use std::io::{self, BufRead as _, BufReader, Write as _};
+use std::mem::MaybeUninit;
+use std::net::SocketAddr;
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::net::{SendFlags, connect_unspec};
+use serde::{Deserialize, Serialize};
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+
+/// Tells the test binary, started anew, that it is a client.
+const SCRIPT: &str = "EGRESS_TEST_CLIENT";
+/// Tells the client's own lines from those of the test harness around it.
+pub(crate) const MARK: &str = "@@";
+/// A blocked connect or receive ends as an error instead of hanging the test.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// The command name of every client.
+pub(crate) const COMM: &CStr = c"egress-client";
+
+pub(crate) const TCP: i32 = libc::IPPROTO_TCP;
+pub(crate) const UDP: i32 = libc::IPPROTO_UDP;
+pub(crate) const MPTCP: i32 = libc::IPPROTO_MPTCP;
+pub(crate) const UDPLITE: i32 = libc::IPPROTO_UDPLITE;
+
+/// What one client does with its one socket.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Script {
+    v6: bool,
+    protocol: i32,
+    user: Option<u32>,
+    steps: Vec<Step>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) enum Step {
+    Bind(SocketAddr),
+    BindToDevice(String),
+    OnlyV6,
+    NonBlocking,
+    Connect(SocketAddr),
+    /// `connect` with `AF_UNSPEC`.
+    Disconnect,
+    /// Connects and sends in one call.
+    FastOpen(SocketAddr),
+    SendTo(SocketAddr),
+    Send,
+    /// Waits for some bytes.
+    Receive,
+    PeerName,
+    LocalName,
+    /// Stops until the test says go on.
+    Pause,
+    /// Connects again and again until the test says go on; refusals are as good as connections.
+    Hammer(SocketAddr),
+}
+
+/// What came of one step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Outcome {
+    Done,
+    Address(SocketAddr),
+    /// The errno.
+    Failed(i32),
+}
+
+impl Outcome {
+    pub(crate) const REFUSED: Outcome = Outcome::Failed(libc::EPERM);
+
+    pub(crate) fn address(text: &str) -> Outcome {
+        Outcome::Address(text.parse().unwrap())
+    }
+}
+
+impl Script {
+    /// A socket of the family of `v6` and this protocol, used by root.
+    pub(crate) fn new(v6: bool, protocol: i32) -> Script {
+        Script {
+            v6,
+            protocol,
+            user: None,
+            steps: Vec::new(),
+        }
+    }
+
+    /// A TCP socket of the family that `dst` is written in, connected to it.
+    pub(crate) fn connect(dst: &str) -> Script {
+        let dst: SocketAddr = dst.parse().unwrap();
+        Script::new(dst.is_ipv6(), TCP).then(Step::Connect(dst))
+    }
+
+    /// Drops root's rights before the socket is made.
+    pub(crate) fn user(mut self, user: u32) -> Script {
+        self.user = Some(user);
+        self
+    }
+
+    pub(crate) fn protocol(mut self, protocol: i32) -> Script {
+        self.protocol = protocol;
+        self
+    }
+
+    pub(crate) fn then(mut self, step: Step) -> Script {
+        self.steps.push(step);
+        self
+    }
+
+    /// Puts a step before the others.
+    pub(crate) fn first(mut self, step: Step) -> Script {
+        self.steps.insert(0, step);
+        self
+    }
+
+    /// Starts a process that follows the script; `enter` says where.
+    pub(crate) fn start(&self, enter: impl FnOnce(&mut Command)) -> Client {
+        let mut command = Command::new(env::current_exe().unwrap());
+        command
+            .args([
+                "client::client",
+                "--exact",
+                "--ignored",
+                "--nocapture",
+                "--test-threads=1",
+            ])
+            .env(SCRIPT, serde_json::to_string(self).unwrap())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped());
+        enter(&mut command);
+        let mut process = command.spawn().unwrap();
+        Client {
+            stdin: process.stdin.take().unwrap(),
+            stdout: BufReader::new(process.stdout.take().unwrap()),
+            process,
+        }
+    }
+}
+
+/// A running client; dropping it ends it.
+pub(crate) struct Client {
+    process: Child,
+    stdin: ChildStdin,
+    stdout: BufReader<ChildStdout>,
+}
+
+impl Client {
+    pub(crate) fn id(&self) -> u32 {
+        self.process.id()
+    }
+
+    /// Waits until the client stands at its next [`Step::Pause`].
+    pub(crate) fn paused(&mut self) {
+        assert_eq!(self.line(), "paused");
+    }
+
+    /// Lets the client go on.
+    pub(crate) fn go_on(&mut self) {
+        self.stdin.write_all(b"\n").unwrap();
+    }
+
+    /// What came of each step, once the client is through.
+    pub(crate) fn outcomes(mut self) -> Vec<Outcome> {
+        let outcomes = serde_json::from_str(&self.line()).unwrap();
+        assert!(self.process.wait().unwrap().success());
+        outcomes
+    }
+
+    fn line(&mut self) -> String {
+        let mut line = String::new();
+        loop {
+            line.clear();
+            let read = self.stdout.read_line(&mut line).unwrap();
+            assert_ne!(read, 0, "the client ended without a word");
+            // The harness does not end its own line before the test runs.
+            if let Some((_, own)) = line.split_once(MARK) {
+                return own.trim_end().to_owned();
+            }
+        }
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        let _gone = self.process.kill();
+        let _reaped = self.process.wait();
+    }
+}
+
+/// The other end of [`Script::start`].
+#[test]
+#[ignore = "not a test: the client process that the tests start"]
+fn client() {
+    // Whoever runs all ignored tests comes by without a script.
+    if let Ok(script) = env::var(SCRIPT) {
+        let outcomes = follow(&serde_json::from_str(&script).unwrap());
+        say(&serde_json::to_string(&outcomes).unwrap());
+    }
+}
+
+/// Tells the test that started this process.
+pub(crate) fn say(line: &str) {
+    println!("{MARK}{line}");
+}
+
+fn follow(script: &Script) -> Vec<Outcome> {
+    rustix::thread::set_name(COMM).unwrap();
+    if let Some(user) = script.user {
+        drop_to(user);
+    }
+    let domain = if script.v6 {
+        Domain::IPV6
+    } else {
+        Domain::IPV4
+    };
+    let kind = match script.protocol {
+        UDP | UDPLITE => Type::DGRAM,
+        _ => Type::STREAM,
+    };
+    let socket = Socket::new(domain, kind, Some(Protocol::from(script.protocol))).unwrap();
+    socket.set_write_timeout(Some(PATIENCE)).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    let outcome = |step: &Step| take(&socket, step).unwrap_or_else(failure);
+    script.steps.iter().map(outcome).collect()
+}
+
+fn take(socket: &Socket, step: &Step) -> io::Result<Outcome> {
+    match step {
+        Step::Bind(addr) => {
+            socket.set_reuse_address(true)?;
+            socket.bind(&(*addr).into())?;
+        }
+        Step::BindToDevice(name) => socket.bind_device(Some(name.as_bytes()))?,
+        Step::OnlyV6 => socket.set_only_v6(true)?,
+        Step::NonBlocking => socket.set_nonblocking(true)?,
+        Step::Connect(dst) => socket.connect(&(*dst).into())?,
+        Step::Disconnect => connect_unspec(socket)?,
+        Step::FastOpen(dst) => {
+            let flags = SendFlags::from_bits_retain(libc::MSG_FASTOPEN.cast_unsigned());
+            rustix::net::sendto(socket, b"early", flags, dst)?;
+        }
+        Step::SendTo(dst) => {
+            socket.send_to(b"datagram", &(*dst).into())?;
+        }
+        Step::Send => {
+            socket.send(b"data")?;
+        }
+        Step::Receive => {
+            socket.recv(&mut [MaybeUninit::uninit(); 64])?;
+        }
+        Step::PeerName => return address(&socket.peer_addr()?),
+        Step::LocalName => return address(&socket.local_addr()?),
+        Step::Pause => {
+            say("paused");
+            io::stdin().lock().read_line(&mut String::new())?;
+        }
+        Step::Hammer(dst) => {
+            hammer(socket, *dst)?;
+            say("paused");
+            while !told_to_go_on()? {
+                hammer(socket, *dst)?;
+            }
+        }
+    }
+    Ok(Outcome::Done)
+}
+
+fn hammer(socket: &Socket, dst: SocketAddr) -> io::Result<()> {
+    match socket.connect(&dst.into()) {
+        Ok(()) => Ok(connect_unspec(socket)?),
+        Err(error) => match error.raw_os_error() {
+            Some(libc::EPERM | libc::ECONNREFUSED) => Ok(()),
+            _ => Err(error),
+        },
+    }
+}
+
+fn told_to_go_on() -> io::Result<bool> {
+    let stdin = io::stdin();
+    let mut poll = [PollFd::new(&stdin, PollFlags::IN)];
+    Ok(rustix::event::poll(&mut poll, Some(&Timespec::default()))? > 0)
+}
+
+fn address(addr: &SockAddr) -> io::Result<Outcome> {
+    addr.as_socket()
+        .map(Outcome::Address)
+        .ok_or_else(|| io::Error::other("not an internet address"))
+}
+
+fn failure(error: io::Error) -> Outcome {
+    match error.raw_os_error() {
+        Some(errno) => Outcome::Failed(errno),
+        None => panic!("{error}"),
+    }
+}
+
+fn drop_to(user: u32) {
+    // SAFETY: these calls take numbers and a null pointer; this process has one thread that
+    // matters, and glibc changes the others too.
+    let results = unsafe {
+        [
+            libc::setgroups(0, std::ptr::null()),
+            libc::setresgid(user, user, user),
+            libc::setresuid(user, user, user),
+        ]
+    };
+    assert_eq!(results, [0; 3], "{}", io::Error::last_os_error());
+}

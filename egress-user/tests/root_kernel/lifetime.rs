@@ -1,0 +1,421 @@
+//! How long the programs stay: as long as somebody holds them, and not a moment longer.
+
+use std::env;
+use std::ffi::{CStr, CString};
+use std::fs;
+use std::io::{self, BufRead as _, BufReader};
+use std::net::TcpListener;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::ptr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
+
+use egress_lab::{Cgroup, wait};
+use egress_user::agent::capture::{Capture, CaptureError, Scope, cleanup};
+use egress_user::netns::{Netns, cookie_of_current};
+use rustix::process::{Pid, Signal, kill_process};
+use rustix::thread::{
+    CapabilitySet, CapabilitySets, UnshareFlags, set_capabilities, unshare_unsafe,
+};
+use serde::{Deserialize, Serialize};
+use tempfile::TempDir;
+
+use crate::client::{MARK, Outcome, Script, Step, TCP, say};
+use crate::world::{CAPTURED_PORT, Place, World, attached, attached_programs, options};
+
+const DST: &str = "192.0.2.1:443";
+/// One a hook.
+const PROGRAMS: u32 = 7;
+
+#[test]
+fn detached_is_gone() {
+    let World {
+        place,
+        capture,
+        cgroup,
+        flows,
+    } = World::new();
+    assert_eq!(attached_programs(cgroup.path()), PROGRAMS);
+    // Handles on the maps hold no program.
+    let counters = capture.counters();
+    drop(capture);
+    gone(&cgroup);
+    connects_directly(&place, &cgroup);
+    place.agent_is_untouched();
+    drop((flows, counters));
+}
+
+#[test]
+fn a_killed_owner_takes_everything_along() {
+    let place = Place::new();
+    let cgroup = Cgroup::new().unwrap();
+    let mut owner = Owner::start(&Order::new(&place, &cgroup));
+    assert_eq!(owner.line(), "attached");
+    connects_to_the_agent(&place, &cgroup);
+    owner.kill();
+    gone(&cgroup);
+    connects_directly(&place, &cgroup);
+}
+
+/// Descriptors outlive their process in a child that it forked: closed as long as that lives.
+#[test]
+fn a_forked_child_keeps_everything_attached() {
+    let place = Place::new();
+    let cgroup = Cgroup::new().unwrap();
+    let mut owner = Owner::start(&Order {
+        fork: true,
+        ..Order::new(&place, &cgroup)
+    });
+    assert_eq!(owner.line(), "attached");
+    let child = Pid::from_raw(owner.line().parse().unwrap()).unwrap();
+    owner.kill();
+    assert_eq!(attached_programs(cgroup.path()), PROGRAMS);
+    connects_to_the_agent(&place, &cgroup);
+    kill_process(child, Signal::KILL).unwrap();
+    gone(&cgroup);
+    connects_directly(&place, &cgroup);
+}
+
+#[test]
+fn pinned_links_stay_until_they_are_cleaned_up() {
+    let bpf_fs = BpfFs::mount();
+    let dir = bpf_fs.path().join("egress");
+    let World {
+        place,
+        capture,
+        cgroup,
+        ..
+    } = World::new();
+    drop(capture.pin(&dir).unwrap());
+    assert_eq!(attached_programs(cgroup.path()), PROGRAMS);
+    connects_to_the_agent(&place, &cgroup);
+
+    let removed = cleanup(&dir).unwrap();
+    assert_eq!(
+        removed.len(),
+        8,
+        "seven links and the directory: {removed:?}"
+    );
+    assert!(removed.contains(&dir.join("egress_connect4").display().to_string()));
+    assert!(!dir.exists());
+    gone(&cgroup);
+    connects_directly(&place, &cgroup);
+    assert_eq!(cleanup(&dir).unwrap(), Vec::<String>::new());
+}
+
+/// One generation after the other takes over, under load, and no connection goes direct.
+#[test]
+fn pins_are_replaced_without_a_gap() {
+    let bpf_fs = BpfFs::mount();
+    let dir = bpf_fs.path().join("egress");
+    let place = Place::new();
+    let cgroup = Cgroup::new().unwrap();
+    let generation = || {
+        let mut capture = attached(&cgroup, &options());
+        capture.add_scope(place.cookie, &place.scope()).unwrap();
+        capture.pin(&dir).unwrap()
+    };
+    let mut latest = generation();
+
+    let script = Script::new(false, TCP).then(Step::Hammer(DST.parse().unwrap()));
+    let mut load = place.start(&cgroup, &script);
+    load.paused();
+    let _accepts = Accepts::start(place.agent.v4.try_clone().unwrap());
+    for _ in 0..5 {
+        drop(latest);
+        // What a process left that ended in the middle of this is in nobody's way.
+        fs::rename(dir.join("egress_peer4"), dir.join("egress_peer4_new")).unwrap();
+        latest = generation();
+        becomes(&cgroup, PROGRAMS);
+    }
+    load.go_on();
+    assert_eq!(load.outcomes(), [Outcome::Done]);
+    place.origin_is_untouched();
+    drop(latest);
+    cleanup(&dir).unwrap();
+    gone(&cgroup);
+}
+
+#[test]
+fn pins_need_a_bpf_file_system() {
+    let world = World::new();
+    let directory = TempDir::new().unwrap();
+    let error = world.capture.pin(&directory.path().join("egress"));
+    assert!(
+        matches!(error, Err(CaptureError::NotBpfFs { .. })),
+        "{error:?}"
+    );
+    gone(&world.cgroup);
+}
+
+#[test]
+fn what_is_not_a_cgroup_is_named() {
+    let mut capture = Capture::load(&options()).unwrap();
+    let error = capture.attach(Path::new("/proc/self")).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "/proc/self is not a directory of a cgroup v2 hierarchy"
+    );
+    let error = capture.attach(Path::new("/no/cgroup")).unwrap_err();
+    assert_eq!(error.to_string(), "cannot open the cgroup /no/cgroup");
+}
+
+/// Three capabilities are enough, and each of them is needed.
+#[test]
+fn capabilities() {
+    let place = Place::new();
+    let cgroup = Cgroup::new().unwrap();
+    let start = |capabilities: &[&str]| {
+        let mut owner = Owner::start(&Order {
+            capabilities: Some(capabilities.iter().map(ToString::to_string).collect()),
+            ..Order::new(&place, &cgroup)
+        });
+        owner.line()
+    };
+    assert_eq!(start(&["BPF", "NET_ADMIN", "PERFMON"]), "attached");
+    assert_eq!(start(&["SYS_ADMIN"]), "attached");
+    let way_out = "run it as root, or add them to the binary with \
+                   `setcap cap_bpf,cap_net_admin,cap_perfmon+ep`";
+    for (capabilities, missing) in [
+        (["NET_ADMIN", "PERFMON"].as_slice(), "CAP_BPF"),
+        (&["BPF", "PERFMON"], "CAP_NET_ADMIN"),
+        (&["BPF", "NET_ADMIN"], "CAP_PERFMON"),
+        (&[], "CAP_BPF, CAP_NET_ADMIN, CAP_PERFMON"),
+    ] {
+        assert_eq!(
+            start(capabilities),
+            format!("loading kernel programs takes {missing}: {way_out}")
+        );
+    }
+}
+
+/// Accepts and drops whatever comes to a listener, until it is dropped itself.
+struct Accepts {
+    done: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Accepts {
+    fn start(listener: TcpListener) -> Accepts {
+        let done = Arc::new(AtomicBool::new(false));
+        let until = Arc::clone(&done);
+        let thread = thread::spawn(move || {
+            while !until.load(Ordering::Relaxed) {
+                if listener.accept().is_err() {
+                    thread::yield_now();
+                }
+            }
+        });
+        Accepts {
+            done,
+            thread: Some(thread),
+        }
+    }
+}
+
+impl Drop for Accepts {
+    fn drop(&mut self) {
+        self.done.store(true, Ordering::Relaxed);
+        let _joined = self.thread.take().map(JoinHandle::join);
+    }
+}
+
+fn gone(cgroup: &Cgroup) {
+    becomes(cgroup, 0);
+}
+
+/// Not at once: a process that another test starts inherits every descriptor for the moment
+/// between fork and exec.
+fn becomes(cgroup: &Cgroup, programs: u32) {
+    wait::until("the programs are detached", || {
+        (attached_programs(cgroup.path()) == programs).then_some(())
+    })
+    .unwrap();
+}
+
+fn connects_directly(place: &Place, cgroup: &Cgroup) {
+    let script = Script::connect(DST).then(Step::PeerName);
+    let outcomes = place.start(cgroup, &script).outcomes();
+    assert_eq!(outcomes, [Outcome::Done, Outcome::address(DST)]);
+    place.origin.accepted(DST);
+}
+
+fn connects_to_the_agent(place: &Place, cgroup: &Cgroup) {
+    let script = Script::connect(DST).then(Step::PeerName);
+    let outcomes = place.start(cgroup, &script).outcomes();
+    assert_eq!(outcomes, [Outcome::Done, Outcome::address(DST)]);
+    place.accept(false);
+    place.origin_is_untouched();
+}
+
+/// Tells the test binary, started anew, to load the programs and hold them.
+const ORDER: &str = "EGRESS_TEST_OWNER";
+
+#[derive(Serialize, Deserialize)]
+struct Order {
+    cgroup: PathBuf,
+    netns: PathBuf,
+    listen_v4: u16,
+    fork: bool,
+    /// All that are kept.
+    capabilities: Option<Vec<String>>,
+}
+
+impl Order {
+    fn new(place: &Place, cgroup: &Cgroup) -> Order {
+        Order {
+            cgroup: cgroup.path().to_owned(),
+            netns: place.workload.path(),
+            listen_v4: place.scope().listen_v4,
+            fork: false,
+            capabilities: None,
+        }
+    }
+}
+
+/// A process that owns the programs; dropping it ends it.
+struct Owner {
+    process: Child,
+    lines: io::Lines<BufReader<std::process::ChildStdout>>,
+}
+
+impl Owner {
+    fn start(order: &Order) -> Owner {
+        let mut process = Command::new(env::current_exe().unwrap())
+            .args([
+                "lifetime::owner",
+                "--exact",
+                "--ignored",
+                "--nocapture",
+                "--test-threads=1",
+            ])
+            .env(ORDER, serde_json::to_string(order).unwrap())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let stdout = process.stdout.take().unwrap();
+        Owner {
+            process,
+            lines: BufReader::new(stdout).lines(),
+        }
+    }
+
+    fn line(&mut self) -> String {
+        self.lines
+            .find_map(|line| {
+                line.unwrap()
+                    .split_once(MARK)
+                    .map(|(_, own)| own.to_owned())
+            })
+            .expect("the owner ended without a word")
+    }
+
+    fn kill(&mut self) {
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
+    }
+}
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        let _gone = self.process.kill();
+        let _reaped = self.process.wait();
+    }
+}
+
+/// The other end of [`Owner::start`].
+#[test]
+#[ignore = "not a test: the process that the tests start to own the programs"]
+fn owner() {
+    // Whoever runs all ignored tests comes by without an order.
+    let Ok(order) = env::var(ORDER) else {
+        return;
+    };
+    let order: Order = serde_json::from_str(&order).unwrap();
+    let netns = Netns::at(&order.netns).unwrap();
+    let cookie = netns.on_thread(cookie_of_current).unwrap().unwrap();
+    if let Some(names) = &order.capabilities {
+        keep_only(names);
+    }
+    let mut capture = match Capture::load(&options()) {
+        Ok(capture) => capture,
+        Err(error) => return say(&error.to_string()),
+    };
+    let scope = Scope {
+        listen_v4: order.listen_v4,
+        listen_v6: None,
+        ports: vec![CAPTURED_PORT],
+        other_ports: egress_user::agent::capture::Fallback::Pass,
+    };
+    capture.add_scope(cookie, &scope).unwrap();
+    capture.attach(&order.cgroup).unwrap();
+    say("attached");
+    if order.fork {
+        // SAFETY: the child makes nothing but one system call, over and over.
+        match unsafe { libc::fork() } {
+            0 => loop {
+                // SAFETY: it takes nothing and waits for a signal.
+                unsafe { libc::pause() };
+            },
+            child => say(&child.to_string()),
+        }
+    }
+    // Until the test ends this process, or itself.
+    let _end = io::stdin().lock().read_line(&mut String::new());
+}
+
+fn keep_only(names: &[String]) {
+    let kept: CapabilitySet = names
+        .iter()
+        .map(|name| CapabilitySet::from_name(name).unwrap())
+        .collect();
+    let sets = CapabilitySets {
+        effective: kept,
+        permitted: kept,
+        inheritable: CapabilitySet::empty(),
+    };
+    set_capabilities(None, sets).unwrap();
+}
+
+/// A bpf file system in a directory of its own. Only the thread that made it sees it, and its
+/// children, so that it ends with the test, however that ends.
+struct BpfFs {
+    directory: TempDir,
+}
+
+impl BpfFs {
+    fn mount() -> BpfFs {
+        let directory = TempDir::new().unwrap();
+        // SAFETY: the thread stops sharing its mounts and working directory with others, which
+        // no other thread relies on; descriptors stay shared.
+        unsafe { unshare_unsafe(UnshareFlags::NEWNS | UnshareFlags::FS) }.unwrap();
+        let target = CString::new(directory.path().as_os_str().as_bytes()).unwrap();
+        mount(None, c"/", libc::MS_REC | libc::MS_PRIVATE);
+        mount(Some(c"bpf"), &target, 0);
+        BpfFs { directory }
+    }
+
+    fn path(&self) -> &Path {
+        self.directory.path()
+    }
+}
+
+impl Drop for BpfFs {
+    fn drop(&mut self) {
+        let target = CString::new(self.path().as_os_str().as_bytes()).unwrap();
+        // SAFETY: a string that outlives the call.
+        let result = unsafe { libc::umount2(target.as_ptr(), libc::MNT_DETACH) };
+        assert_eq!(result, 0, "{}", io::Error::last_os_error());
+    }
+}
+
+fn mount(kind: Option<&CStr>, target: &CStr, flags: libc::c_ulong) {
+    let kind = kind.map_or(ptr::null(), CStr::as_ptr);
+    // SAFETY: strings that outlive the call, or none, and no data.
+    let result = unsafe { libc::mount(kind, target.as_ptr(), kind, flags, ptr::null()) };
+    assert_eq!(result, 0, "{}", io::Error::last_os_error());
+}

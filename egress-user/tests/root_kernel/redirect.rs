@@ -1,0 +1,234 @@
+//! What is captured comes to the agent, with its original destination.
+
+use std::collections::HashSet;
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use egress_lab::Cgroup;
+use egress_user::agent::capture::{Fallback, PrefixAction};
+
+use crate::client::{COMM, Client, Outcome, Script, Step, TCP};
+use crate::world::{
+    ORIGIN_V4, ORIGIN_V6, Place, WORKLOAD_V4, WORKLOAD_V6, World, attached, options, read_all,
+};
+
+#[test]
+fn v4() {
+    redirected("192.0.2.1:443", false, "192.0.2.1:443");
+}
+
+#[test]
+fn v6() {
+    redirected("[2001:db8::1]:443", true, "[2001:db8::1]:443");
+}
+
+/// Recorded as IPv4, but the application sees the form that it chose.
+#[test]
+fn v4_mapped() {
+    redirected("[::ffff:192.0.2.1]:443", false, "192.0.2.1:443");
+}
+
+/// A client connects to `dst`; the agent's listener of the family of `v6` gets it.
+fn redirected(dst: &str, v6: bool, recorded: &str) {
+    let world = World::new();
+    let before = Instant::now();
+    let script = Script::connect(dst)
+        .then(Step::PeerName)
+        .then(Step::Send)
+        .then(Step::Pause);
+    let mut client = world.start(&script);
+    client.paused();
+
+    let (stream, accepted) = world.place.accept(v6);
+    let record = world.flows.take(world.place.cookie, accepted).unwrap();
+    assert_eq!(record.original_dst.to_string(), recorded);
+    assert_eq!(record.cgroup, world.cgroup.id().unwrap());
+    assert_eq!(record.process.pid, client.id());
+    assert_eq!(record.process.uid, 0);
+    assert_eq!(record.process.comm, COMM.to_str().unwrap());
+    assert!(record.connected >= before && record.connected <= Instant::now());
+    assert_eq!(
+        world.flows.take(world.place.cookie, accepted),
+        None,
+        "a record is taken once"
+    );
+
+    client.go_on();
+    assert_eq!(
+        client.outcomes(),
+        [
+            Outcome::Done,
+            Outcome::address(dst),
+            Outcome::Done,
+            Outcome::Done
+        ]
+    );
+    assert_eq!(read_all(stream), b"data");
+    world.place.origin_is_untouched();
+}
+
+#[test]
+fn without_a_v6_listener_v6_comes_to_the_v4_listener() {
+    let world = World::with(&options(), |scope| scope.listen_v6 = None);
+    let dst = "[2001:db8::1]:443";
+    let outcomes = world.run(&Script::connect(dst).then(Step::PeerName));
+    assert_eq!(outcomes, [Outcome::Done, Outcome::address(dst)]);
+    assert_eq!(world.record(false).original_dst.to_string(), dst);
+
+    // A socket that insists on IPv6 cannot be helped, but it does not get through either.
+    let outcomes = world.run(&Script::connect(dst).first(Step::OnlyV6));
+    assert_eq!(
+        outcomes,
+        [Outcome::Done, Outcome::Failed(libc::ENETUNREACH)]
+    );
+    world.place.agent_is_untouched();
+    world.place.origin_is_untouched();
+}
+
+/// Equal addresses and source ports at the same time are told apart by the namespace.
+#[test]
+fn two_namespaces_with_equal_addresses() {
+    let cgroup = Cgroup::new().unwrap();
+    let mut capture = attached(&cgroup, &options());
+    let places = [Place::new(), Place::new()];
+    for place in &places {
+        capture.add_scope(place.cookie, &place.scope()).unwrap();
+    }
+    let flows = capture.flows();
+    for (dst, source, v6) in [
+        ([ORIGIN_V4, "198.51.100.7"], WORKLOAD_V4, false),
+        ([ORIGIN_V6, "2001:db8:7::7"], WORKLOAD_V6, true),
+    ] {
+        let dst = dst.map(|ip| SocketAddr::new(ip.parse().unwrap(), 443));
+        let source = SocketAddr::new(source.parse().unwrap(), 40_000);
+        let clients = [0, 1].map(|n| {
+            let script = Script::new(v6, TCP)
+                .then(Step::Bind(source))
+                .then(Step::Connect(dst[n]))
+                .then(Step::PeerName)
+                .then(Step::Pause);
+            let mut client = places[n].start(&cgroup, &script);
+            client.paused();
+            client
+        });
+        // Both records wait at once; each is found in its own namespace.
+        for n in [1, 0] {
+            let (_, client) = places[n].accept(v6);
+            assert_eq!(client.get(), source);
+            let record = flows.take(places[n].cookie, client).unwrap();
+            assert_eq!(record.original_dst.get(), dst[n]);
+            assert_eq!(record.process.pid, clients[n].id());
+        }
+        for (mut client, dst) in clients.into_iter().zip(dst) {
+            client.go_on();
+            assert_eq!(client.outcomes()[2], Outcome::Address(dst));
+        }
+    }
+    for place in &places {
+        place.origin_is_untouched();
+    }
+}
+
+#[test]
+fn several_ports_are_captured() {
+    let world = World::with(&options(), |scope| scope.ports = vec![443, 8080]);
+    for dst in ["192.0.2.1:443", "192.0.2.1:8080"] {
+        assert_eq!(world.run(&Script::connect(dst)), [Outcome::Done]);
+        assert_eq!(world.record(false).original_dst.to_string(), dst);
+    }
+    world.place.origin_is_untouched();
+}
+
+/// Metadata services of clouds live there.
+#[test]
+fn link_local_is_captured() {
+    let world = World::new();
+    let dst = "169.254.169.254:443";
+    assert_eq!(world.run(&Script::connect(dst)), [Outcome::Done]);
+    assert_eq!(world.record(false).original_dst.to_string(), dst);
+}
+
+#[test]
+fn a_process_in_a_cgroup_below_is_captured() {
+    let world = World::new();
+    let below = world.cgroup.path().join("below");
+    std::fs::create_dir(&below).unwrap();
+    let id = egress_user::cgroup::Cgroup::open(&below).unwrap().id();
+    let script = Script::connect("192.0.2.1:443").first(Step::Pause);
+    let mut client = world.start(&script);
+    client.paused();
+    std::fs::write(below.join("cgroup.procs"), client.id().to_string()).unwrap();
+    client.go_on();
+    assert_eq!(client.outcomes(), [Outcome::Done; 2]);
+    assert_eq!(world.record(false).cgroup, id);
+    world.place.origin_is_untouched();
+}
+
+#[test]
+fn prefixes_are_exceptions_the_longest_first() {
+    let mut world = World::with(&options(), |scope| scope.other_ports = Fallback::Refuse);
+    for (prefix, action) in [
+        ("192.0.0.0/16", PrefixAction::Refuse),
+        ("192.0.2.0/24", PrefixAction::Pass),
+        ("192.0.2.128/25", PrefixAction::Judge),
+        ("2001:db8::/32", PrefixAction::Refuse),
+        ("2001:db8::1/128", PrefixAction::Pass),
+    ] {
+        world
+            .capture
+            .set_prefix(prefix.parse().unwrap(), action)
+            .unwrap();
+    }
+    let connect = |dst| world.run(&Script::connect(dst)).remove(0);
+    for dst in ["192.0.2.1:443", "[2001:db8::1]:443", "192.0.2.1:8080"] {
+        assert_eq!(connect(dst), Outcome::Done);
+        world.place.origin.accepted(dst);
+    }
+    assert_eq!(connect("[::ffff:192.0.2.1]:443"), Outcome::Done);
+    world.place.origin.accepted("192.0.2.1:443");
+    assert_eq!(connect("192.0.1.1:443"), Outcome::REFUSED);
+    assert_eq!(connect("[2001:db8::2]:443"), Outcome::REFUSED);
+    world.place.agent_is_untouched();
+    assert_eq!(connect("192.0.2.200:443"), Outcome::Done);
+    assert_eq!(
+        world.record(false).original_dst.to_string(),
+        "192.0.2.200:443"
+    );
+    world.place.origin_is_untouched();
+
+    world
+        .capture
+        .clear_prefix("192.0.2.0/24".parse().unwrap())
+        .unwrap();
+    let outcomes = world.run(&Script::connect("192.0.2.1:443"));
+    assert_eq!(outcomes, [Outcome::REFUSED]);
+    world.place.origin_is_untouched();
+}
+
+/// Every one of many connections at once finds its own record.
+#[test]
+fn many_at_once() {
+    const CLIENTS: usize = 8;
+    const EACH: usize = 40;
+    let world = World::new();
+    let mut script = Script::new(false, TCP);
+    for _ in 0..EACH {
+        script = script
+            .then(Step::Connect("192.0.2.1:443".parse().unwrap()))
+            .then(Step::Disconnect);
+    }
+    let clients: Vec<_> = (0..CLIENTS).map(|_| world.start(&script)).collect();
+    let pids: HashSet<u32> = clients.iter().map(Client::id).collect();
+    for _ in 0..CLIENTS * EACH {
+        let record = world.record(false);
+        assert_eq!(record.original_dst.to_string(), "192.0.2.1:443");
+        assert!(pids.contains(&record.process.pid));
+    }
+    for client in clients {
+        assert_eq!(client.outcomes(), vec![Outcome::Done; 2 * EACH]);
+    }
+    assert_eq!(world.counter("redirect_v4"), (CLIENTS * EACH) as u64);
+    assert_eq!(world.counter("flow_recorded"), (CLIENTS * EACH) as u64);
+    assert_eq!(world.counter("flow_lost"), 0);
+    world.place.origin_is_untouched();
+}
