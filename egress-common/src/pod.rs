@@ -3,7 +3,7 @@
 
 use crate::{Addr, Flow, FlowKey, PrefixRule, ScopeConfig, Settings};
 
-// SAFETY (all six): `#[repr(C)]`, `Copy`, without padding (held by the size assertions and the
+// SAFETY: `#[repr(C)]`, `Copy`, without padding (held by the size assertions and the
 // layout test), and every bit pattern is a value.
 unsafe impl aya::Pod for Addr {}
 // SAFETY: as above.

@@ -78,12 +78,13 @@ fn redirect<F: Family>(ctx: &SockAddrContext, judged: &Judged, to: Redirect) -> 
 /// Without a right to release it, there is only refusal.
 #[inline(always)]
 fn release_from_device(ctx: &SockAddrContext) -> Result<(), Refuse> {
+    const LEN: i32 = 4;
     // SAFETY: a socket address program's context always has its socket, whose fields are readable.
     let device = unsafe { (*socket(ctx)).bound_dev_if };
     if device == 0 {
         return Ok(());
     }
-    let mut no_device = [0u8; 4];
+    let mut no_device = [0u8; LEN as usize];
     // SAFETY: the helper accepts the context of a connect program and reads `no_device`.
     let released = unsafe {
         bpf_setsockopt(
@@ -91,7 +92,7 @@ fn release_from_device(ctx: &SockAddrContext) -> Result<(), Refuse> {
             SOL_SOCKET as i32,
             SO_BINDTODEVICE as i32,
             no_device.as_mut_ptr().cast(),
-            no_device.len() as i32,
+            LEN,
         )
     };
     if released == 0 {
@@ -115,11 +116,13 @@ fn caller(ctx: &SockAddrContext) -> Caller {
 /// The current task's command name. aya's wrapper clears its buffer first, in a loop over bytes.
 #[inline(always)]
 fn command() -> [u8; COMM_LEN] {
+    #[expect(clippy::cast_possible_truncation, reason = "sixteen")]
+    const LEN: u32 = COMM_LEN as u32;
     let mut comm = MaybeUninit::<[u8; COMM_LEN]>::uninit();
     // SAFETY: `comm` is writable for the length that the helper is told; it fills all of it, with
     // zeros where it fails.
     unsafe {
-        bpf_get_current_comm(comm.as_mut_ptr().cast(), COMM_LEN as u32);
+        bpf_get_current_comm(comm.as_mut_ptr().cast(), LEN);
         comm.assume_init()
     }
 }

@@ -34,8 +34,11 @@ impl Cgroup {
         remove_stale(&root);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let path = root.join(format!("{PREFIX}{}-{number}", process::id()));
-        fs::create_dir(&path).with_context(|| format!("cannot make {}", path.display()))?;
-        let entry = Entry::new(Leftover::Cgroup(path.clone()));
+        let made = Entry::making(|| {
+            fs::create_dir(&path)?;
+            anyhow::Ok((path.clone(), Leftover::Cgroup(path.clone())))
+        });
+        let (path, entry) = made.with_context(|| format!("cannot make {}", path.display()))?;
         Ok(Cgroup {
             path,
             _entry: entry,

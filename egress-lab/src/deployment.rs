@@ -4,11 +4,12 @@ use std::ffi::OsStr;
 use std::fmt::{self, Write as _};
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, bail};
-use rustix::process::Signal;
+use rustix::process::{Resource, Signal, getrlimit, setrlimit};
 use serde_json::Value;
 
 use crate::cgroup::Cgroup;
@@ -255,11 +256,25 @@ fn start(
     fs::write(&configuration, text)?;
     let mut command = Command::new(setup.program);
     hop.host(lab).namespace.enter(&mut command)?;
+    few_descriptors(&mut command);
     command
         .arg(hop.to_string())
         .arg("--config")
         .arg(&configuration);
     Process::start(command, &hop.to_string(), home)
+}
+
+/// Limits the command to as few descriptors as service managers and shells give a program that
+/// does not ask for more: 1024, which it may raise to what the administrator allows.
+fn few_descriptors(command: &mut Command) {
+    let limit = || {
+        let mut limit = getrlimit(Resource::Nofile);
+        limit.current = Some(1024);
+        setrlimit(Resource::Nofile, limit)?;
+        Ok(())
+    };
+    // SAFETY: between fork and exec the closure makes two system calls and allocates nothing.
+    unsafe { command.pre_exec(limit) };
 }
 
 fn gateway_section() -> String {

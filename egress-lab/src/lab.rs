@@ -142,9 +142,13 @@ struct Directory {
 
 impl Directory {
     fn new() -> anyhow::Result<Directory> {
-        let directory = TempDir::with_prefix("egress-lab-").context("cannot make a directory")?;
+        let made = Entry::making(|| {
+            let directory = TempDir::with_prefix("egress-lab-")?;
+            let leftover = Leftover::Directory(directory.path().to_owned());
+            anyhow::Ok((directory, leftover))
+        });
+        let (directory, entry) = made.context("cannot make a directory")?;
         fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755))?;
-        let entry = Entry::new(Leftover::Directory(directory.path().to_owned()));
         Ok(Directory {
             directory,
             keep: false,

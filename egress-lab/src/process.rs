@@ -56,8 +56,12 @@ impl Process {
             .stderr(output)
             // Its own group: a Ctrl-C at the terminal is for the lab to answer, in order.
             .process_group(0);
-        let child = spawn_bound(&mut command).with_context(|| format!("cannot start {name}"))?;
-        let entry = Entry::new(Leftover::Process(pid_of(&child)?));
+        let started = Entry::making(|| {
+            let child = spawn_bound(&mut command)?;
+            let leftover = Leftover::Process(pid_of(&child)?);
+            anyhow::Ok((child, leftover))
+        });
+        let (child, entry) = started.with_context(|| format!("cannot start {name}"))?;
         Ok(Process {
             name: name.to_owned(),
             child,

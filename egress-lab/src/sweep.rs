@@ -41,12 +41,17 @@ static LEFTOVERS: Mutex<Leftovers> = Mutex::new(Leftovers {
 });
 
 impl Entry {
-    pub(crate) fn new(leftover: Leftover) -> Entry {
+    /// Makes a thing and enters it into the list, without a moment between the two in which a
+    /// signal could find the thing and not the entry.
+    pub(crate) fn making<T, E>(
+        make: impl FnOnce() -> Result<(T, Leftover), E>,
+    ) -> Result<(T, Entry), E> {
         let mut list = leftovers();
+        let (thing, leftover) = make()?;
         let id = list.next;
         list.next += 1;
         list.entries.insert(id, leftover);
-        Entry(id)
+        Ok((thing, Entry(id)))
     }
 }
 

@@ -23,7 +23,6 @@ use egress_user::tunnel::header::OpenHeader;
 use egress_user::tunnel::identity::{IdPattern, TrustDomain};
 use egress_user::tunnel::stream::{Answer, Transport, Tunnel};
 use egress_user::tunnel::tls::{self, Credentials};
-use egress_user::tunnel::wire::Wire;
 use egress_user::workload::Workload;
 use rustls::pki_types::{ServerName, UnixTime};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -65,7 +64,11 @@ fn main() {
             (agent, gateway) = (path.agent.await.unwrap(), path.gateway.await.unwrap());
         }
         let each = started.elapsed() / TURNS;
-        println!("{:<12} {:>8.0} µs a stream", "turn", each.as_secs_f64() * 1e6);
+        println!(
+            "{:<12} {:>8.0} µs a stream",
+            "turn",
+            each.as_secs_f64() * 1e6
+        );
     });
 }
 
@@ -104,8 +107,8 @@ async fn turn(mut client: TcpStream, mut origin: TcpStream) {
     client.read_to_end(&mut Vec::new()).await.unwrap();
 }
 
-type AgentTunnel = Tunnel<tokio_rustls::client::TlsStream<Wire>>;
-type GatewayTunnel = Tunnel<tokio_rustls::server::TlsStream<Wire>>;
+type AgentTunnel = Tunnel<tokio_rustls::client::TlsStream<TcpStream>>;
+type GatewayTunnel = Tunnel<tokio_rustls::server::TlsStream<TcpStream>>;
 
 async fn tunnels() -> (AgentTunnel, GatewayTunnel) {
     let validity = Validity::starting(SystemTime::now(), LONG).unwrap();
@@ -121,10 +124,7 @@ async fn tunnels() -> (AgentTunnel, GatewayTunnel) {
     let acceptor = TlsAcceptor::from(Arc::new(tls::gateway_config(&gateway).unwrap()));
     let (near, far) = sockets().await;
     let name = ServerName::IpAddress(near.peer_addr().unwrap().ip().into());
-    let (client, server) = tokio::join!(
-        connector.connect(name, Wire::new(near)),
-        acceptor.accept(Wire::new(far))
-    );
+    let (client, server) = tokio::join!(connector.connect(name, near), acceptor.accept(far));
     (
         Tunnel::new(client.unwrap(), Role::Agent),
         Tunnel::new(server.unwrap(), Role::Gateway),
@@ -192,7 +192,10 @@ async fn open_stream(agent: &mut AgentTunnel, gateway: &mut GatewayTunnel) {
     };
     agent.open(&header, b"hello").await.unwrap();
     gateway.accept().await.unwrap().unwrap();
-    gateway.read_data(&mut bytes::BytesMut::new()).await.unwrap();
+    gateway
+        .read_data(&mut bytes::BytesMut::new())
+        .await
+        .unwrap();
     gateway.send_opened(&opened).await.unwrap();
     assert!(matches!(agent.answer().await.unwrap(), Answer::Opened(_)));
 }

@@ -32,7 +32,9 @@ pub type Readiness = Arc<dyn Fn() -> Vec<&'static str> + Send + Sync>;
 
 /// The admin address cannot be used.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot listen on the admin address {addr}: {source}; choose another with `admin` or --admin")]
+#[error(
+    "cannot listen on the admin address {addr}: {source}; choose another with `admin` or --admin"
+)]
 pub struct AdminError {
     addr: SocketAddr,
     source: io::Error,
@@ -108,7 +110,10 @@ impl Admin {
 
     fn answer(&self, request: &Request<Incoming>, draining: bool) -> Response<Full<Bytes>> {
         if request.method() != Method::GET {
-            return text(StatusCode::METHOD_NOT_ALLOWED, "only GET is answered here\n".to_owned());
+            return text(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "only GET is answered here\n".to_owned(),
+            );
         }
         match request.uri().path() {
             "/metrics" => {
@@ -175,7 +180,11 @@ mod tests {
         let ready = get(addr, "/readyz").await;
         assert!(ready.starts_with("HTTP/1.1 503"), "{ready}");
         assert!(ready.ends_with("not ready: gateway\n"), "{ready}");
-        assert!(get(addr, "/metrics").await.contains("egress_unclaimed_total 1"));
+        assert!(
+            get(addr, "/metrics")
+                .await
+                .contains("egress_unclaimed_total 1")
+        );
         assert!(get(addr, "/other").await.starts_with("HTTP/1.1 404"));
     }
 

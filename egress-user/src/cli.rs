@@ -19,7 +19,12 @@ use tracing_subscriber::EnvFilter;
 /// server name from the encrypted stream, asks the policy, and carries the stream in mTLS to a
 /// gateway, which reads and asks again, resolves the name and dials it. TLS is never opened.
 #[derive(Parser)]
-#[command(name = "egress", version, propagate_version = true, max_term_width = 100)]
+#[command(
+    name = "egress",
+    version,
+    propagate_version = true,
+    max_term_width = 100
+)]
 pub struct Cli {
     /// More diagnostics on standard error: -v debug, -vv trace.
     ///

@@ -125,7 +125,10 @@ impl Common {
         let certificate = needs.path("tls.certificate", self.certificate);
         let key = needs.path("tls.key", self.key);
         let bundle = needs.path("tls.bundle", self.bundle);
-        let log = self.log.as_deref().map_or(Target::Stdout, Target::from_path);
+        let log = self
+            .log
+            .as_deref()
+            .map_or(Target::Stdout, Target::from_path);
         Some(Base {
             policy: policy?,
             tls: TlsFiles {
@@ -183,7 +186,10 @@ struct Needs {
 
 impl Needs {
     fn new(file: Option<&Path>) -> Needs {
-        let label = file.map_or_else(|| "configuration".to_owned(), |file| file.display().to_string());
+        let label = file.map_or_else(
+            || "configuration".to_owned(),
+            |file| file.display().to_string(),
+        );
         Needs {
             label,
             missing: Vec::new(),
@@ -229,10 +235,14 @@ fn read_file<T: Default>(
 pub fn read_text(path: &Path) -> Result<String, Mistakes> {
     let label = path.display().to_string();
     let too_large = |len: u64| {
-        let sentence = format!("{len} bytes long, and at most {} are read", document::MAX_BYTES);
+        let sentence = format!(
+            "{len} bytes long, and at most {} are read",
+            document::MAX_BYTES
+        );
         Mistakes::from(Mistake::new(&label, sentence))
     };
-    let unreadable = |error| Mistakes::from(Mistake::new(&label, format!("cannot be read: {error}")));
+    let unreadable =
+        |error| Mistakes::from(Mistake::new(&label, format!("cannot be read: {error}")));
     let len = std::fs::metadata(path).map_err(unreadable)?.len();
     if len > document::MAX_BYTES as u64 {
         return Err(too_large(len));

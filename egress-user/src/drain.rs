@@ -52,7 +52,10 @@ impl Drainer {
     /// cuts what is left. True when nothing had to be cut.
     pub async fn drain(mut self, deadline: Duration) -> bool {
         self.phase.send_replace(Phase::Draining);
-        if tokio::time::timeout(deadline, self.work.recv()).await.is_ok() {
+        if tokio::time::timeout(deadline, self.work.recv())
+            .await
+            .is_ok()
+        {
             return true;
         }
         self.phase.send_replace(Phase::Forced);

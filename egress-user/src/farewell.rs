@@ -18,7 +18,11 @@ pub(crate) async fn say(mut socket: TcpStream, words: &[u8]) {
     let farewell = async {
         socket.write_all(words).await?;
         socket.shutdown().await?;
-        tokio::io::copy(&mut (&mut socket).take(LINGER_BYTES), &mut tokio::io::sink()).await
+        tokio::io::copy(
+            &mut (&mut socket).take(LINGER_BYTES),
+            &mut tokio::io::sink(),
+        )
+        .await
     };
     // Whatever fails here, the connection ends and its record is written already.
     let _ = tokio::time::timeout(LINGER, farewell).await;

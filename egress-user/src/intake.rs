@@ -8,7 +8,9 @@ use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
-use crate::hello::{CLOSED_BEFORE_HELLO, ClientHello, Ech, MAX_HELLO, NotAHello, Parser, Progress, TOO_SLOW};
+use crate::hello::{
+    CLOSED_BEFORE_HELLO, ClientHello, Ech, MAX_HELLO, NotAHello, Parser, Progress, TOO_SLOW,
+};
 use crate::record::Record;
 use crate::refusal::{Class, Refusal};
 use crate::tunnel::stream::{Transport, Tunnel};
@@ -50,7 +52,12 @@ impl Intake {
     pub fn describe(&self, record: &mut Record) {
         record.sni = Some(self.hello.server_name.to_string());
         record.alpn.clone_from(&self.hello.alpn);
-        record.tls_versions = self.hello.versions.iter().map(ToString::to_string).collect();
+        record.tls_versions = self
+            .hello
+            .versions
+            .iter()
+            .map(ToString::to_string)
+            .collect();
         record.ech = Some(self.hello.ech == Ech::Outer);
         record.ja4 = Some(self.hello.ja4.clone());
     }
@@ -75,9 +82,7 @@ impl IntakeError {
     /// The refusal to record and to send back.
     pub fn refusal(&self) -> Refusal {
         match self {
-            IntakeError::ClosedBeforeHello => {
-                Refusal::new(Class::Malformed, CLOSED_BEFORE_HELLO)
-            }
+            IntakeError::ClosedBeforeHello => Refusal::new(Class::Malformed, CLOSED_BEFORE_HELLO),
             IntakeError::ClosedInHello => Refusal::new(Class::Malformed, "closed_in_hello"),
             IntakeError::TooSlow => Refusal::new(Class::Malformed, TOO_SLOW),
             IntakeError::Broken(refusal) => refusal.clone(),

@@ -20,14 +20,19 @@ impl FromStr for Pin {
 
     fn from_str(text: &str) -> Result<Pin, String> {
         let form = || {
-            format!("`{text}` is not NAME:PORT:ADDR[,ADDR…], such as en.wikipedia.org:443:192.0.2.7")
+            format!(
+                "`{text}` is not NAME:PORT:ADDR[,ADDR…], such as en.wikipedia.org:443:192.0.2.7"
+            )
         };
         let (name, rest) = text.split_once(':').ok_or_else(form)?;
         let (port, addrs) = rest.split_once(':').ok_or_else(form)?;
-        let name = ServerName::parse(name.as_bytes()).map_err(|error| format!("{}: {error}", form()))?;
+        let name =
+            ServerName::parse(name.as_bytes()).map_err(|error| format!("{}: {error}", form()))?;
         let port = port.parse().map_err(|_| form())?;
         let addrs = addrs.split(',').map(|addr| {
-            let bare = addr.strip_prefix('[').and_then(|addr| addr.strip_suffix(']'));
+            let bare = addr
+                .strip_prefix('[')
+                .and_then(|addr| addr.strip_suffix(']'));
             bare.unwrap_or(addr).parse().map_err(|_| form())
         });
         Ok(Pin {
@@ -61,11 +66,20 @@ mod tests {
 
     #[test]
     fn pins_as_curl_writes_them() {
-        let pin: Pin = "En.Wikipedia.org:443:192.0.2.1,[2001:db8::1]".parse().unwrap();
+        let pin: Pin = "En.Wikipedia.org:443:192.0.2.1,[2001:db8::1]"
+            .parse()
+            .unwrap();
         let table = table(vec![pin, "en.wikipedia.org:443:192.0.2.2".parse().unwrap()]);
         let addrs = &table[&("en.wikipedia.org".to_owned(), 443)];
         assert_eq!(addrs.len(), 3);
-        for wrong in ["", "a", "a.b:443", "a.b:x:192.0.2.1", "a.b:443:c", "a.b:443:"] {
+        for wrong in [
+            "",
+            "a",
+            "a.b:443",
+            "a.b:x:192.0.2.1",
+            "a.b:443:c",
+            "a.b:443:",
+        ] {
             let error = wrong.parse::<Pin>().unwrap_err();
             assert!(error.contains("NAME:PORT:ADDR"), "{error}");
         }

@@ -233,9 +233,9 @@ fn is_default(workload: &Workload) -> bool {
 }
 
 impl Record {
-    fn new(hop: Hop, connection: ConnectionId) -> Record {
+    fn new(hop: Hop, connection: ConnectionId, started: Instant) -> Record {
         Record {
-            time: now(),
+            time: time_of(started),
             connection,
             hop,
             verdict: Verdict::Failed,
@@ -268,10 +268,10 @@ impl Record {
     }
 }
 
-/// The time with the digits that mean something.
-fn now() -> OffsetDateTime {
-    let now = OffsetDateTime::now_utc();
-    now.replace_microsecond(now.microsecond()).unwrap_or(now)
+/// The time of day at `started`, with the digits that mean something.
+fn time_of(started: Instant) -> OffsetDateTime {
+    let time = OffsetDateTime::now_utc() - started.elapsed();
+    time.replace_microsecond(time.microsecond()).unwrap_or(time)
 }
 
 /// A record in the making; writes itself exactly once.
@@ -295,10 +295,8 @@ impl Pending {
         connection: ConnectionId,
     ) -> Pending {
         recorder.metrics().opened(hop);
-        let mut record = Record::new(hop, connection);
-        record.time -= started.elapsed();
         Pending {
-            record: Some(Box::new(record)),
+            record: Some(Box::new(Record::new(hop, connection, started))),
             started,
             recorder: recorder.clone(),
         }
@@ -415,7 +413,7 @@ mod tests {
 
     #[test]
     fn serialises_flat_and_without_empty_fields() {
-        let mut record = Record::new(Hop::Gateway, ConnectionId::new());
+        let mut record = Record::new(Hop::Gateway, ConnectionId::new(), Instant::now());
         record.timings.dns = Some(Duration::from_micros(1500).into());
         let json = serde_json::to_value(&record).unwrap();
         assert_eq!(json["hop"], "gateway");

@@ -249,8 +249,8 @@ impl<'a, T: Transport> Relay<'a, T> {
         }
         while ready!(self.tunnel.poll_incoming(cx))? == Incoming::Data {
             let chunk = ready!(self.tunnel.poll_data(cx))?;
-            let written =
-                ready!(Pin::new(&mut *self.socket).poll_write(cx, chunk)).map_err(RelayError::Socket)?;
+            let written = ready!(Pin::new(&mut *self.socket).poll_write(cx, chunk))
+                .map_err(RelayError::Socket)?;
             self.tunnel.consume(written);
             self.inward.bytes += written as u64;
             self.moved = true;
@@ -276,7 +276,9 @@ impl<T> Drop for Relay<'_, T> {
 
 /// Reads into the payload part of each slot, leaving room for the headers.
 fn read_slots(socket: &TcpStream, buffer: &mut [u8]) -> io::Result<usize> {
-    let mut slots = buffer.chunks_exact_mut(SLOT).filter_map(|slot| slot.get_mut(HEADER_LEN..));
+    let mut slots = buffer
+        .chunks_exact_mut(SLOT)
+        .filter_map(|slot| slot.get_mut(HEADER_LEN..));
     let mut payloads: [IoSliceMut<'_>; SLOTS] =
         std::array::from_fn(|_| IoSliceMut::new(slots.next().unwrap_or_default()));
     socket.try_read_vectored(&mut payloads)
@@ -296,13 +298,10 @@ fn frame_slots(buffer: &mut [u8], count: usize) -> Result<usize, RelayError> {
 }
 
 /// Writes one header at `at`; gives where the payload begins.
-fn put_header(
-    buffer: &mut [u8],
-    at: usize,
-    kind: Kind,
-    len: usize,
-) -> Result<usize, RelayError> {
-    let header = FrameHeader::new(kind, len).map_err(TunnelError::from)?.encode();
+fn put_header(buffer: &mut [u8], at: usize, kind: Kind, len: usize) -> Result<usize, RelayError> {
+    let header = FrameHeader::new(kind, len)
+        .map_err(TunnelError::from)?
+        .encode();
     if let Some(place) = buffer.get_mut(at..at + HEADER_LEN) {
         place.copy_from_slice(&header);
     }

@@ -10,7 +10,6 @@ pub mod identity;
 mod reader;
 pub mod stream;
 pub mod tls;
-pub mod wire;
 
 /// The protocol name in the TLS handshake (RFC 7301).
 ///

@@ -3,7 +3,6 @@
 
 #![expect(
     clippy::unwrap_used,
-    clippy::panic,
     reason = "a helper of a test fails by panicking, as the test does"
 )]
 

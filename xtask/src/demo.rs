@@ -12,6 +12,7 @@ use crate::{build_ebpf, process, workspace};
 
 mod attempt;
 mod paint;
+mod play;
 mod stage;
 mod table;
 
@@ -50,7 +51,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     };
     if rustix::process::geteuid().is_root() {
         sweep::on_signals()?;
-        stage::show(&program)
+        play::show(&program)
     } else {
         as_root(&program)
     }

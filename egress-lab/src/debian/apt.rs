@@ -73,7 +73,7 @@ impl Apt {
             bail!(
                 "apt-get cannot download {}: {}",
                 packages.join(", "),
-                errors.trim()
+                one_line(&errors)
             );
         }
         let archives = self.downloaded()?;
@@ -96,6 +96,8 @@ impl Apt {
         command
             .args(["--quiet=2", "--config-file"])
             .arg(&self.configuration)
+            // Its messages are read above.
+            .env("LC_ALL", "C")
             .stdin(Stdio::null());
         command
     }
@@ -124,6 +126,15 @@ Acquire::IndexTargets::deb::DEP-11::DefaultEnabled "false";
     )
 }
 
+/// The errors among what `apt-get` says, which it begins with "E: ".
+fn one_line(messages: &str) -> String {
+    let errors: Vec<&str> = messages
+        .lines()
+        .filter_map(|line| line.strip_prefix("E: "))
+        .collect();
+    errors.join("; ")
+}
+
 /// Reads "dlstatus:7:54.8:Retrieving file 7 of 10".
 fn retrieved(line: &str) -> Option<(usize, usize)> {
     let (_, numbers) = line.split_once("Retrieving file ")?;
@@ -142,6 +153,16 @@ mod tests {
         let with_time = "dlstatus:7:54.8247:Retrieving file 7 of 10 (3s remaining)";
         assert_eq!(retrieved(with_time), Some((7, 10)));
         assert_eq!(retrieved("pmstatus:x:100:Installed"), None);
+    }
+
+    #[test]
+    fn tells_errors_in_one_line() {
+        let messages =
+            "W: old list\nE: Unable to locate package a\nE: Unable to locate package b\n";
+        assert_eq!(
+            one_line(messages),
+            "Unable to locate package a; Unable to locate package b"
+        );
     }
 
     #[test]

@@ -259,7 +259,9 @@ fn note_carried(record: &mut Pending, carried: &Carried) {
 fn cut(error: &RelayError, record: &mut Pending) -> Refusal {
     let (reason, by) = match error {
         RelayError::Socket(_) => ("client_reset", ClosedBy::Client),
-        RelayError::Tunnel(TunnelError::Reset(ResetCode::Aborted)) => ("origin_reset", ClosedBy::Origin),
+        RelayError::Tunnel(TunnelError::Reset(ResetCode::Aborted)) => {
+            ("origin_reset", ClosedBy::Origin)
+        }
         RelayError::Tunnel(error) => (error.reason(), ClosedBy::Egress),
         RelayError::Idle => ("idle", ClosedBy::Egress),
         RelayError::Drained => ("drained", ClosedBy::Egress),

@@ -15,11 +15,11 @@ use tokio_rustls::client::TlsStream;
 
 use crate::addr::GatewayAddr;
 use crate::record::{Metrics, TunnelEvent};
+use crate::tunnel;
 use crate::tunnel::frame::{ResetCode, Role};
 use crate::tunnel::identity::SpiffeId;
 use crate::tunnel::stream::{Tunnel, tls_error};
 use crate::tunnel::tls::{self, PeerError};
-use crate::tunnel;
 
 /// Warm tunnels that are kept; more than this many finished streams at once
 /// close theirs. One costs about 40 KiB at each end.
@@ -50,7 +50,9 @@ impl FromStr for Endpoint {
     fn from_str(text: &str) -> Result<Endpoint, String> {
         let form = || format!("`{text}` is not HOST:PORT, such as gateway.example.org:8443");
         let (host, port) = text.rsplit_once(':').ok_or_else(form)?;
-        let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+        let bare = host
+            .strip_prefix('[')
+            .and_then(|host| host.strip_suffix(']'));
         if host.is_empty() || (bare.is_none() && host.contains(':')) {
             return Err(form());
         }
@@ -169,9 +171,7 @@ impl Tunnels {
     pub(super) async fn refresh(&self) {
         let left = {
             let mut idle = self.lock();
-            idle.retain_mut(|warm| {
-                warm.since.elapsed() < IDLE_LIMIT && warm.tunnel.is_usable()
-            });
+            idle.retain_mut(|warm| warm.since.elapsed() < IDLE_LIMIT && warm.tunnel.is_usable());
             idle.len()
         };
         if left == 0
@@ -333,11 +333,25 @@ mod tests {
 
     #[test]
     fn endpoints_by_name_and_address() {
-        for text in ["gateway.example.org:8443", "192.0.2.1:8443", "[2001:db8::1]:8443"] {
+        for text in [
+            "gateway.example.org:8443",
+            "192.0.2.1:8443",
+            "[2001:db8::1]:8443",
+        ] {
             assert_eq!(text.parse::<Endpoint>().unwrap().to_string(), text);
         }
-        for text in ["gateway", ":8443", "gateway:", "gateway:x", "2001:db8::1:8443", ""] {
-            assert!(text.parse::<Endpoint>().unwrap_err().contains("HOST:PORT"), "{text}");
+        for text in [
+            "gateway",
+            ":8443",
+            "gateway:",
+            "gateway:x",
+            "2001:db8::1:8443",
+            "",
+        ] {
+            assert!(
+                text.parse::<Endpoint>().unwrap_err().contains("HOST:PORT"),
+                "{text}"
+            );
         }
     }
 }

@@ -53,7 +53,12 @@ pub(super) struct AgentArgs {
     common: CommonArgs,
 
     /// Gateway to carry connections to; several are tried in turn
-    #[arg(long, env = "EGRESS_GATEWAYS", value_name = "HOST:PORT", value_delimiter = ',')]
+    #[arg(
+        long,
+        env = "EGRESS_GATEWAYS",
+        value_name = "HOST:PORT",
+        value_delimiter = ','
+    )]
     gateways: Option<Vec<Endpoint>>,
 
     /// SPIFFE ID that a gateway must have, or all below one
@@ -66,7 +71,12 @@ pub(super) struct AgentArgs {
     cgroup: Option<PathBuf>,
 
     /// Network namespace to serve, such as /run/netns/NAME [default: the agent's own]
-    #[arg(long, env = "EGRESS_NAMESPACES", value_name = "FILE", value_delimiter = ',')]
+    #[arg(
+        long,
+        env = "EGRESS_NAMESPACES",
+        value_name = "FILE",
+        value_delimiter = ','
+    )]
     namespaces: Option<Vec<PathBuf>>,
 
     /// Ports that are redirected [default: 443]
@@ -180,7 +190,10 @@ fn bind(namespaces: &[PathBuf]) -> anyhow::Result<Vec<BoundScope>> {
     for path in namespaces {
         let bound = Netns::at(path)?.on_thread(listener::bind_here)?;
         scopes.push(bound.with_context(|| {
-            format!("cannot listen on loopback in {}; is `lo` up there?", path.display())
+            format!(
+                "cannot listen on loopback in {}; is `lo` up there?",
+                path.display()
+            )
         })?);
     }
     Ok(scopes)

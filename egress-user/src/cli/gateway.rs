@@ -60,7 +60,12 @@ pub(super) struct GatewayArgs {
     dns: Option<Vec<SocketAddr>>,
 
     /// Range that may be dialled although it is private or otherwise special
-    #[arg(long, env = "EGRESS_ALLOW_ADDRESSES", value_name = "PREFIX", value_delimiter = ',')]
+    #[arg(
+        long,
+        env = "EGRESS_ALLOW_ADDRESSES",
+        value_name = "PREFIX",
+        value_delimiter = ','
+    )]
     allow_addresses: Option<Vec<IpNet>>,
 
     /// Pins a name and port to an address, past DNS and the forbidden ranges

@@ -66,7 +66,12 @@ pub(super) struct RunArgs {
     dns: Vec<SocketAddr>,
 
     /// Range that may be dialled although it is private or otherwise special
-    #[arg(long, env = "EGRESS_ALLOW_ADDRESSES", value_name = "PREFIX", value_delimiter = ',')]
+    #[arg(
+        long,
+        env = "EGRESS_ALLOW_ADDRESSES",
+        value_name = "PREFIX",
+        value_delimiter = ','
+    )]
     allow_addresses: Vec<IpNet>,
 
     /// Writes a record per connection and hop: to a file, or - for standard error
@@ -74,7 +79,12 @@ pub(super) struct RunArgs {
     log: Option<PathBuf>,
 
     /// Form of the records: json or text
-    #[arg(long, env = "EGRESS_LOG_FORMAT", value_name = "FORMAT", default_value = "json")]
+    #[arg(
+        long,
+        env = "EGRESS_LOG_FORMAT",
+        value_name = "FORMAT",
+        default_value = "json"
+    )]
     log_format: LogFormat,
 
     /// Lets through what the policy refuses, and records it as would_refuse
@@ -125,7 +135,11 @@ impl RunArgs {
             return Ok(Policy::from_flags(&flags)?);
         };
         let text = config::read_text(path)?;
-        Ok(Policy::parse_with_flags(&text, &path.display().to_string(), &flags)?)
+        Ok(Policy::parse_with_flags(
+            &text,
+            &path.display().to_string(),
+            &flags,
+        )?)
     }
 }
 

@@ -89,9 +89,7 @@ fn read(map: &Map<'_>) -> Option<GatewayOptions> {
         allow_addresses: map.optional("addresses", |value| {
             value.map(|addresses| addresses.required("allow", |allow| allow.list(Value::ip_net)))
         }),
-        resolve: map.optional("resolve", |value| {
-            value.list(|item| item.parse(str::parse))
-        }),
+        resolve: map.optional("resolve", |value| value.list(|item| item.parse(str::parse))),
     })
 }
 
@@ -150,9 +148,21 @@ drain: 5s
     #[test]
     fn says_everything_that_is_missing_at_once() {
         let mistakes = load("drain: 1s\n").unwrap_err().to_string();
-        for key in ["policy", "tls.certificate", "tls.key", "tls.bundle", "listen"] {
-            assert!(mistakes.contains(&format!("`{key}` is missing")), "{mistakes}");
+        for key in [
+            "policy",
+            "tls.certificate",
+            "tls.key",
+            "tls.bundle",
+            "listen",
+        ] {
+            assert!(
+                mistakes.contains(&format!("`{key}` is missing")),
+                "{mistakes}"
+            );
         }
-        assert!(mistakes.contains("--certificate or with EGRESS_CERTIFICATE"), "{mistakes}");
+        assert!(
+            mistakes.contains("--certificate or with EGRESS_CERTIFICATE"),
+            "{mistakes}"
+        );
     }
 }

@@ -34,7 +34,8 @@ pub(super) async fn serve(
     mut drain: Drain,
 ) {
     let started = Instant::now();
-    let authenticated = tokio::time::timeout(shared.limits.handshake, authenticate(&shared, socket));
+    let authenticated =
+        tokio::time::timeout(shared.limits.handshake, authenticate(&shared, socket));
     let rejected = match authenticated.await {
         Ok(Ok((tunnel, peer))) => {
             shared.recorder.metrics().tunnel(TunnelEvent::Opened);

@@ -66,7 +66,10 @@ pub(super) async fn serve(
         Err(Ending::Refused(refusal)) => {
             record.refused(refusal.clone());
             let told = tunnel.send_refused(&refusal);
-            matches!(tokio::time::timeout(shared.limits.hello, told).await, Ok(Ok(())))
+            matches!(
+                tokio::time::timeout(shared.limits.hello, told).await,
+                Ok(Ok(()))
+            )
         }
         Err(Ending::Cut(refusal, code)) => {
             record.refused(refusal);
@@ -114,7 +117,10 @@ async fn open(
             admitted,
         }),
         Ok(Err(error)) => Err(Ending::Gone(Refusal::new(Class::Internal, error.reason()))),
-        Err(_) => Err(Ending::Gone(Refusal::new(Class::Internal, "tunnel_stalled"))),
+        Err(_) => Err(Ending::Gone(Refusal::new(
+            Class::Internal,
+            "tunnel_stalled",
+        ))),
     }
 }
 
@@ -182,10 +188,18 @@ async fn dial(
     let resolved = tokio::time::timeout_at(deadline, resolve).await;
     record.timings.dns = Some(started.elapsed().into());
     let resolved = resolved.map_err(|_| Refusal::new(Class::Unreachable, "dns_timeout"))??;
-    record.resolved = resolved.dialable.iter().map(|addr| addr.ip().to_string()).collect();
+    record.resolved = resolved
+        .dialable
+        .iter()
+        .map(|addr| addr.ip().to_string())
+        .collect();
     record.forbidden = resolved.forbidden.iter().map(ToString::to_string).collect();
-    record.original_dst_resolved =
-        Some(resolved.dialable.iter().any(|addr| addr.ip() == original.ip()));
+    record.original_dst_resolved = Some(
+        resolved
+            .dialable
+            .iter()
+            .any(|addr| addr.ip() == original.ip()),
+    );
     if resolved.dialable.is_empty() {
         return Err(Refusal::new(Class::UnknownName, "forbidden_address"));
     }
@@ -244,7 +258,9 @@ fn note_carried(record: &mut Pending, carried: &Carried) {
 fn cut(error: &RelayError, record: &mut Pending) -> Ending {
     let (reason, by) = match error {
         RelayError::Socket(_) => ("origin_reset", ClosedBy::Origin),
-        RelayError::Tunnel(TunnelError::Reset(ResetCode::Aborted)) => ("client_reset", ClosedBy::Client),
+        RelayError::Tunnel(TunnelError::Reset(ResetCode::Aborted)) => {
+            ("client_reset", ClosedBy::Client)
+        }
         RelayError::Tunnel(error) => (error.reason(), ClosedBy::Egress),
         RelayError::Idle => ("idle", ClosedBy::Egress),
         RelayError::Drained => ("drained", ClosedBy::Egress),

@@ -129,7 +129,10 @@ impl Default for Metrics {
 
 impl Metrics {
     /// Adds the counters of the kernel programs, which are read at every scrape.
-    pub fn kernel_counters(&self, totals: impl Fn() -> Vec<(&'static str, u64)> + Send + Sync + 'static) {
+    pub fn kernel_counters(
+        &self,
+        totals: impl Fn() -> Vec<(&'static str, u64)> + Send + Sync + 'static,
+    ) {
         let collector = KernelCounters(Box::new(totals));
         self.lock().register_collector(Box::new(collector));
     }

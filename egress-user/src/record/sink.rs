@@ -277,12 +277,14 @@ mod tests {
     #[test]
     fn a_log_that_cannot_be_opened_is_named() {
         let target = Target::from_path(Path::new("/nonexistent/dir/log"));
-        let Err(error) =
-            Recorder::open(&target, LogFormat::Json, Arc::new(Metrics::default()))
+        let Err(error) = Recorder::open(&target, LogFormat::Json, Arc::new(Metrics::default()))
         else {
             panic!("opened");
         };
-        assert!(error.to_string().contains("/nonexistent/dir/log"), "{error}");
+        assert!(
+            error.to_string().contains("/nonexistent/dir/log"),
+            "{error}"
+        );
     }
 
     #[test]

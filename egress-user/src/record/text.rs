@@ -7,7 +7,8 @@ use time::macros::format_description;
 
 use super::{Record, Verdict};
 
-const CLOCK: &[FormatItem<'_>] = format_description!("[hour]:[minute]:[second].[subsecond digits:3]");
+const CLOCK: &[FormatItem<'_>] =
+    format_description!("[hour]:[minute]:[second].[subsecond digits:3]");
 
 /// Formats records and colours them when a terminal reads them.
 #[derive(Clone, Copy)]
@@ -94,10 +95,7 @@ pub(crate) fn human_bytes(count: u64) -> String {
     if count < 1024 {
         return format!("{count} B");
     }
-    #[expect(
-        clippy::cast_precision_loss,
-        reason = "three digits are shown of it"
-    )]
+    #[expect(clippy::cast_precision_loss, reason = "three digits are shown of it")]
     let mut value = count as f64;
     let mut unit = "B";
     for next in UNITS {
@@ -127,7 +125,7 @@ mod tests {
 
     #[test]
     fn lines_align_and_stay_one_line() {
-        let mut record = Record::new(Hop::Agent, ConnectionId::new());
+        let mut record = Record::new(Hop::Agent, ConnectionId::new(), std::time::Instant::now());
         record.sni = Some("en.wikipedia.org".to_owned());
         record.port = Some(443);
         record.process = Some(crate::workload::Process {

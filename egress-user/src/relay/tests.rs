@@ -145,8 +145,8 @@ async fn carries_both_ways_at_once_and_counts() {
         origin_in.read_to_end(&mut got_up),
         client_in.read_to_end(&mut got_down),
     );
-    (a.unwrap(), b.unwrap());
-    (c.unwrap(), d.unwrap());
+    a.and(b).unwrap();
+    c.and(d).unwrap();
     assert!(got_up == up && got_down == down);
     let ((_, agent), (_, gateway)) = path.ended().await;
     agent.result.unwrap();

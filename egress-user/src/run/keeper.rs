@@ -29,7 +29,10 @@ impl Keeper {
     /// locks the others hold.
     pub(super) fn start(cgroup: &Cgroup) -> anyhow::Result<Keeper> {
         let threads = std::fs::read_dir("/proc/self/task").context("cannot count our threads")?;
-        anyhow::ensure!(threads.count() == 1, "the keeper must start before other threads");
+        anyhow::ensure!(
+            threads.count() == 1,
+            "the keeper must start before other threads"
+        );
         let (end, bond) = pipe2(nix::fcntl::OFlag::O_CLOEXEC).context("cannot make a pipe")?;
         // SAFETY: this process has a single thread, so the child may do whatever
         // this one may.
@@ -70,7 +73,11 @@ fn keep(end: &OwnedFd, cgroup: &Cgroup) {
 
 /// Whoever reads the command's output waits until every writer is gone.
 fn let_go_of_stdio() {
-    let Ok(null) = std::fs::OpenOptions::new().read(true).write(true).open("/dev/null") else {
+    let Ok(null) = std::fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open("/dev/null")
+    else {
         return;
     };
     let null = null.as_fd();
@@ -89,4 +96,3 @@ fn wait_for_the_end(end: &OwnedFd) {
         }
     }
 }
-

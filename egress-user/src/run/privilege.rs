@@ -32,7 +32,8 @@ pub(super) fn invoker() -> anyhow::Result<Option<Invoker>> {
     if uid == 0 {
         return Ok(None);
     }
-    let gid = number("SUDO_GID")?.context("SUDO_UID is set and SUDO_GID is not; unset both to run the command as root")?;
+    let gid = number("SUDO_GID")?
+        .context("SUDO_UID is set and SUDO_GID is not; unset both to run the command as root")?;
     let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
     let user = User::from_uid(uid).context("cannot look up the user in SUDO_UID")?;
     let Some(user) = user else {

@@ -127,8 +127,7 @@ impl<T: Transport> Tunnel<T> {
         let mut payload = BytesMut::with_capacity(frame::MAX_OPEN);
         header.encode(&mut payload)?;
         let frames = 1 + first.len().div_ceil(MAX_DATA);
-        let mut out =
-            BytesMut::with_capacity(payload.len() + first.len() + frames * HEADER_LEN);
+        let mut out = BytesMut::with_capacity(payload.len() + first.len() + frames * HEADER_LEN);
         self.put(Kind::Open, &payload, &mut out)?;
         for chunk in first.chunks(MAX_DATA) {
             self.put(Kind::Data, chunk, &mut out)?;
@@ -293,7 +292,11 @@ impl<T: Transport> Tunnel<T> {
             let chunk = ready!(Pin::new(&mut self.transport).poll_fill_buf(cx))?;
             if chunk.is_empty() {
                 let clean = self.header_filled == 0 && self.order.is_idle();
-                return Poll::Ready(if clean { Ok(None) } else { Err(TunnelError::Lost) });
+                return Poll::Ready(if clean {
+                    Ok(None)
+                } else {
+                    Err(TunnelError::Lost)
+                });
             }
             let mut taken = 0;
             for (to, from) in missing.iter_mut().zip(chunk) {

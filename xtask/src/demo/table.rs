@@ -87,6 +87,9 @@ fn judgement(record: &Record) -> String {
 }
 
 fn carried(record: &Record) -> String {
+    if record.text("dialled").is_empty() {
+        return String::new();
+    }
     let bytes = |field| record.number(field).unwrap_or_default();
     format!(
         "to {}, {} B up, {} B down",

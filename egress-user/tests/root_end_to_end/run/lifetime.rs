@@ -42,6 +42,26 @@ fn input_and_output_are_the_command_s() {
 }
 
 #[test]
+fn limits_are_the_command_s_although_ours_are_higher() {
+    let machine = Machine::new();
+    let script = format!(
+        "ulimit -Sn 1000; exec {} run -- sh -c 'ulimit -Sn; grep files /proc/$PPID/limits'",
+        machine.program.display()
+    );
+    let mut command = Command::new("sh");
+    command.args(["-c", &script]);
+    machine.place(&mut command);
+    let output = stdout(&command.output().unwrap());
+    let (ours, parent) = output.split_once('\n').unwrap();
+    assert_eq!(ours, "1000");
+    let limits: Vec<&str> = parent.split_whitespace().collect();
+    let ["Max", "open", "files", soft, hard, "files"] = limits[..] else {
+        panic!("{output}");
+    };
+    assert_eq!(soft, hard, "it may open as many files as it is allowed");
+}
+
+#[test]
 fn signals_reach_the_command() {
     let machine = Machine::new();
     for (signal, name, code) in [
