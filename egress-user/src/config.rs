@@ -249,3 +249,34 @@ pub fn read_text(path: &Path) -> Result<String, Mistakes> {
     }
     std::fs::read_to_string(path).map_err(unreadable)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::agent::{AgentConfig, AgentOptions};
+    use super::gateway::{GatewayConfig, GatewayOptions};
+    use super::*;
+    use crate::policy::Policy;
+
+    #[test]
+    fn the_files_of_the_deployment_are_valid() {
+        let deploy = Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy");
+        let agent = deploy.join("agent.yaml");
+        let agent = AgentConfig::load(Some(&agent), AgentOptions::default()).unwrap();
+        let gateway = deploy.join("gateway.yaml");
+        let gateway = GatewayConfig::load(Some(&gateway), GatewayOptions::default()).unwrap();
+        assert_eq!(agent.base.policy, gateway.base.policy);
+        let text = read_text(&agent.base.policy).unwrap();
+        let loaded = Policy::parse(&text, "policy.yaml").unwrap();
+        assert!(loaded.warnings.is_empty());
+    }
+
+    #[test]
+    fn a_missing_file_is_named() {
+        let mistakes = read_text(Path::new("/nonexistent/policy.yaml")).unwrap_err();
+        assert!(
+            mistakes
+                .to_string()
+                .starts_with("/nonexistent/policy.yaml: cannot be read")
+        );
+    }
+}
