@@ -257,11 +257,20 @@ fn start(
     let mut command = Command::new(setup.program);
     hop.host(lab).namespace.enter(&mut command)?;
     few_descriptors(&mut command);
+    without_settings(&mut command);
     command
         .arg(hop.to_string())
         .arg("--config")
         .arg(&configuration);
     Process::start(command, &hop.to_string(), home)
+}
+
+/// Keeps settings of the caller's environment from a command that is an `egress`.
+pub fn without_settings(command: &mut Command) {
+    let names = std::env::vars_os().map(|(name, _)| name);
+    for name in names.filter(|name| name.as_encoded_bytes().starts_with(b"EGRESS_")) {
+        command.env_remove(name);
+    }
 }
 
 /// Limits the command to as few descriptors as service managers and shells give a program that

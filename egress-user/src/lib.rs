@@ -12,6 +12,7 @@ pub mod cgroup;
 pub mod cli;
 pub mod config;
 pub mod connection_id;
+pub mod descriptors;
 pub mod document;
 pub mod drain;
 mod farewell;

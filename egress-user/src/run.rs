@@ -25,6 +25,7 @@ use crate::agent::listener::{self, BoundScope};
 use crate::agent::tunnels::{Endpoint, Tunnels};
 use crate::agent::{self, Agent, AgentParts};
 use crate::cgroup::{Cgroup, Cgroup2};
+use crate::descriptors;
 use crate::drain::{self, Drain, Drainer};
 use crate::gateway::resolve::ResolveOptions;
 use crate::gateway::{self, Gateway, GatewayParts};
@@ -162,6 +163,7 @@ fn serve(
         },
     )?;
     let signals = command::catch_signals()?;
+    let descriptors = descriptors::raise();
     let tally = Arc::new(Tally::default());
     let metrics = Arc::new(Metrics::default());
     let recorder =
@@ -177,7 +179,7 @@ fn serve(
         recorder: recorder.clone(),
     };
     runtime.block_on(halves.start(scope, capture, cgroup2, options.verbose, drain))?;
-    let code = match command::start(&options.command, cgroup, invoker) {
+    let code = match command::start(&options.command, cgroup, invoker, descriptors) {
         Ok(mut child) => command::exit_code(command::wait(&mut child, signals)?),
         Err(NotStarted { code, error }) => {
             eprintln!("egress: {error:#}");

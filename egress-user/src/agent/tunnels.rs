@@ -14,6 +14,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use crate::addr::GatewayAddr;
+use crate::descriptors;
 use crate::record::{Metrics, TunnelEvent};
 use crate::tunnel;
 use crate::tunnel::frame::{ResetCode, Role};
@@ -105,6 +106,7 @@ impl DialError {
         match self {
             DialError::NoGateway => "no_gateway",
             DialError::Resolve(..) => "gateway_unresolved",
+            DialError::Connect(_, error) if descriptors::are_spent(error) => descriptors::SPENT,
             DialError::Connect(..) => "gateway_unreachable",
             DialError::Handshake(_, error) => {
                 tls_error(error).map_or("gateway_handshake", tls::handshake_reason)

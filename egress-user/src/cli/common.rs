@@ -11,6 +11,7 @@ use clap::Args;
 use rustls::pki_types::UnixTime;
 
 use crate::config::{self, Base, Common};
+use crate::descriptors;
 use crate::drain::Drainer;
 use crate::policy::Policy;
 use crate::record::{LogFormat, Metrics, Recorder};
@@ -116,8 +117,9 @@ fn load_policy(base: &Base) -> anyhow::Result<Policy> {
     Ok(loaded.policy)
 }
 
-/// The async runtime of a process.
+/// The async runtime of a process, which may open as many files as the administrator allows.
 pub(super) fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    descriptors::raise();
     tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()

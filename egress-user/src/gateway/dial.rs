@@ -8,6 +8,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::addr::OriginAddr;
+use crate::descriptors;
 use crate::refusal::{Class, Refusal};
 
 /// How long one attempt has the field to itself (RFC 8305 §5).
@@ -90,6 +91,7 @@ fn reason_of(error: &io::Error) -> &'static str {
         io::ErrorKind::ConnectionRefused => "connect_refused",
         io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => "no_route",
         io::ErrorKind::TimedOut => "connect_timeout",
+        _ if descriptors::are_spent(error) => descriptors::SPENT,
         _ => "connect_failed",
     }
 }

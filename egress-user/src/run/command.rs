@@ -9,6 +9,7 @@ use std::process::{Child, Command, ExitStatus};
 use anyhow::Context;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, setgid, setgroups, setuid};
+use rustix::process::Rlimit;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
 use signal_hook::iterator::SignalsInfo;
 use signal_hook::iterator::exfiltrator::WithOrigin;
@@ -16,6 +17,7 @@ use signal_hook::low_level::siginfo::{Cause, Origin};
 
 use super::privilege::Invoker;
 use crate::cgroup::Cgroup;
+use crate::descriptors;
 
 /// Signals that are passed on. Others act on us, or on the whole process group.
 const FORWARDED: [i32; 6] = [SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2];
@@ -35,11 +37,13 @@ pub(super) fn catch_signals() -> anyhow::Result<SignalsInfo<WithOrigin>> {
     SignalsInfo::new(FORWARDED).context("cannot listen for signals")
 }
 
-/// Starts the command inside `cgroup`, as `invoker` if there is one.
+/// Starts the command inside `cgroup`, as `invoker` if there is one, with the limit of
+/// `descriptors` that it would have without us.
 pub(super) fn start(
     argv: &[OsString],
     cgroup: &Cgroup,
     invoker: Option<Invoker>,
+    descriptors: Rlimit,
 ) -> Result<Child, NotStarted> {
     let failed = |code, error: anyhow::Error| NotStarted { code, error };
     let [program, args @ ..] = argv else {
@@ -58,7 +62,7 @@ pub(super) fn start(
     }
     // SAFETY: between fork and exec only system calls are made, on values that
     // were built before.
-    unsafe { command.pre_exec(move || enter(&procs, invoker.as_ref())) };
+    unsafe { command.pre_exec(move || enter(&procs, invoker.as_ref(), descriptors)) };
     command.spawn().map_err(|error| {
         let code = match error.kind() {
             io::ErrorKind::NotFound => NOT_FOUND,
@@ -71,8 +75,9 @@ pub(super) fn start(
 
 /// In the child: first the cgroup, so that no socket is made outside of it, then
 /// the groups and the user, after which there is no way back.
-fn enter(mut procs: &File, invoker: Option<&Invoker>) -> io::Result<()> {
+fn enter(mut procs: &File, invoker: Option<&Invoker>, limit: Rlimit) -> io::Result<()> {
     procs.write_all(b"0")?;
+    descriptors::restore(limit)?;
     if let Some(invoker) = invoker {
         setgroups(&invoker.groups)?;
         setgid(invoker.gid)?;

@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use anyhow::Context;
 use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
-use nix::unistd::{ForkResult, Pid, fork, pipe2};
+use nix::unistd::{ForkResult, Pid, fork, pipe2, setsid};
 use rustix::io::Errno;
 
 use crate::cgroup::Cgroup;
@@ -57,8 +57,10 @@ impl Keeper {
 }
 
 fn keep(end: &OwnedFd, cgroup: &Cgroup) {
-    // Signals of the terminal and of process groups are for the command.
-    // Without the mask the keeper would be less sturdy, not wrong.
+    // Signals of the terminal and of process groups are for the command, also
+    // those that no mask holds back. Without either the keeper would be less
+    // sturdy, not wrong.
+    let _ = setsid();
     let _ = sigprocmask(SigmaskHow::SIG_BLOCK, Some(&SigSet::all()), None);
     let _ = rustix::thread::set_name(c"egress-keeper");
     let_go_of_stdio();

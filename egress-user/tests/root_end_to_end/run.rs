@@ -10,6 +10,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
+use egress_lab::deployment::without_settings;
 use egress_lab::{Authority, Cgroup, Lab, Names, Origins, Wire, tools};
 
 use crate::world::{EN, IBM, egress};
@@ -56,6 +57,7 @@ impl Machine {
     fn place(&self, command: &mut Command) {
         self.lab.app.namespace.enter(command).unwrap();
         self.cgroup.enter(command).unwrap();
+        without_settings(command);
         command
             .env_remove("SUDO_UID")
             .env_remove("SUDO_GID")

@@ -144,7 +144,7 @@ impl Expected {
             words: format!(
                 "not \"{words}\" but {}: {}{}",
                 output.status,
-                stdout,
+                stdout.trim(),
                 stderr.trim()
             ),
         }

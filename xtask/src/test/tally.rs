@@ -11,13 +11,23 @@ pub(super) struct Tally {
     passed: u32,
     failed: u32,
     ignored: u32,
+    /// The tests that failed, by name.
+    failures: Vec<String>,
     /// A run of cargo that did not succeed, for instance because something did not compile.
     unsuccessful: bool,
 }
 
 impl Tally {
-    /// Takes note of a line like "test result: ok. 5 passed; 0 failed; 1 ignored; 0 measured; …".
+    /// Takes note of a line like "test result: ok. 5 passed; 0 failed; 1 ignored; 0 measured; …"
+    /// or "test policy::wildcard ... FAILED".
     pub(super) fn read(&mut self, line: &str) {
+        if let Some((name, _)) = line
+            .strip_prefix("test ")
+            .filter(|rest| rest.contains("FAILED"))
+            .and_then(|rest| rest.split_once(" ... "))
+        {
+            self.failures.push(name.to_owned());
+        }
         let Some((_, counts)) = line
             .strip_prefix("test result: ")
             .and_then(|rest| rest.split_once(". "))
@@ -49,7 +59,7 @@ impl Tally {
     /// Fails unless at least one test ran and all that ran passed.
     pub(super) fn verdict(&self) -> Result<()> {
         if self.failed > 0 {
-            bail!("{} tests failed", self.failed);
+            bail!("failed: {}", self.failures.join(", "));
         }
         if self.unsuccessful {
             bail!("not every test could be built and run to its end");
@@ -103,9 +113,13 @@ mod tests {
     fn fails_for_one_failure_among_many() {
         let tally = tally(&[
             "test result: ok. 3 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.00s",
+            "test record::one_line ... FAILED",
             "test result: FAILED. 4 passed; 1 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.10s",
         ]);
-        assert_eq!(tally.verdict().unwrap_err().to_string(), "1 tests failed");
+        assert_eq!(
+            tally.verdict().unwrap_err().to_string(),
+            "failed: record::one_line"
+        );
     }
 
     #[test]

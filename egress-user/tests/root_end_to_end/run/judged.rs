@@ -2,8 +2,9 @@
 
 use std::fs;
 
-use egress_lab::Names;
 use egress_lab::deployment::read_records;
+use egress_lab::wire::{TCP, Target};
+use egress_lab::{Lab, Names, tools};
 
 use super::{Machine, allow_en, borrowed, resolve_en, stderr, stdout};
 use crate::world::{EN, IBM, WIKIPEDIA, sent};
@@ -87,6 +88,70 @@ fn the_name_server_given_is_asked_and_its_answer_is_checked() {
     assert!(stderr(&output).contains("unrecognized name"), "{output:?}");
     assert!(machine.names.queries().contains(&format!("A {}", EN.name)));
     assert_eq!(machine.origins.arrived(&machine.lab, EN.name).unwrap(), []);
+}
+
+#[test]
+fn an_exception_lets_a_special_address_through() {
+    let machine = Machine::new();
+    let server = Names::ADDRESS.to_string();
+    let options = [
+        "--allow",
+        "*.wikipedia.org",
+        "--dns",
+        &server,
+        "--allow-addresses",
+        Lab::ORIGINS_V4,
+    ];
+    let output = machine.run_curl(&options, EN.name, &EN.v4.to_string());
+    assert!(
+        stdout(&output).contains("<title>en.wikipedia.org</title>"),
+        "{output:?}"
+    );
+}
+
+#[test]
+fn another_port_is_captured_when_told() {
+    let machine = Machine::new();
+    let output = machine
+        .run(&["--allow", "*.wikipedia.org", "--port", "8443"])
+        .arg(tools::locate("curl").unwrap().path)
+        .args(["--silent", "--show-error", "--noproxy", "*"])
+        .args(["--resolve", &format!("{}:8443:{}", IBM.name, IBM.v4)])
+        .arg(format!("https://{}:8443/", IBM.name))
+        .output()
+        .unwrap();
+    assert!(
+        stderr(&output).contains("alert access denied"),
+        "{output:?}"
+    );
+    assert_eq!(sent(&machine.wire, &machine.lab.app), []);
+}
+
+#[test]
+fn other_ports_are_refused_unless_told_to_pass() {
+    let machine = Machine::new();
+    let script = format!(
+        "import errno, socket\n\
+         try: socket.create_connection(('{}', 8444))\n\
+         except OSError as error: print(errno.errorcode[error.errno])",
+        EN.v4
+    );
+    let knock = |options: &[&str]| {
+        let mut command = machine.run(options);
+        stdout(&command.args(["python3", "-c", &script]).output().unwrap())
+    };
+    assert_eq!(knock(&["--allow", "*.wikipedia.org"]), "EPERM\n");
+    assert_eq!(sent(&machine.wire, &machine.lab.app), []);
+
+    // The origin has nothing there; what matters is who says so.
+    let passing = ["--allow", "*.wikipedia.org", "--other-ports", "pass"];
+    assert_eq!(knock(&passing), "ECONNREFUSED\n");
+    let expected = Target {
+        protocol: TCP,
+        address: EN.v4.into(),
+        port: 8444,
+    };
+    assert_eq!(sent(&machine.wire, &machine.lab.app), [expected]);
 }
 
 #[test]

@@ -1,0 +1,53 @@
+//! Open files: as many as the administrator allows.
+//!
+//! Shells and service managers start programs with room for 1024 descriptors, since some programs
+//! cannot cope with more, and leave it to the others to ask for what they may have. A connection
+//! takes two at each hop.
+
+use std::io;
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+/// Raises this process's limit as far as it may be raised. Gives the limit as it was, for
+/// [`restore`] in a child that did not ask for more.
+pub fn raise() -> Rlimit {
+    let before = getrlimit(Resource::Nofile);
+    let most = Rlimit {
+        current: before.maximum,
+        maximum: before.maximum,
+    };
+    if let Err(error) = setrlimit(Resource::Nofile, most) {
+        tracing::warn!(%error, limit = before.current, "cannot raise the limit of open files");
+    }
+    before
+}
+
+/// Sets the limit as it was. Makes one system call, so that it may stand between fork and exec.
+///
+/// # Errors
+/// When the kernel refuses, which it does not as long as the hard limit is the same.
+pub fn restore(before: Rlimit) -> rustix::io::Result<()> {
+    setrlimit(Resource::Nofile, before)
+}
+
+/// The reason in records when a connection failed for want of one.
+pub const SPENT: &str = "out_of_descriptors";
+
+/// Whether this process, or the machine, has none left.
+pub fn are_spent(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn raises_and_restores() {
+        let before = raise();
+        let raised = getrlimit(Resource::Nofile);
+        assert_eq!(raised.current, before.maximum);
+        restore(before).unwrap();
+        assert_eq!(getrlimit(Resource::Nofile).current, before.current);
+    }
+}
