@@ -18,6 +18,9 @@ impl Addr {
     /// `::1`, where the agent's IPv6 listener is.
     pub const LOOPBACK_V6: Addr = Addr::from_be_words([0, 0, 0, 1u32.to_be()]);
 
+    /// `::`, no address at all.
+    pub const UNSPECIFIED: Addr = Addr::from_be_words([0; 4]);
+
     /// The address whose four words in network byte order are `be_words`.
     #[inline(always)]
     pub const fn from_be_words(be_words: [u32; 4]) -> Addr {

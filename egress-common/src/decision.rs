@@ -100,7 +100,7 @@ pub enum Pass {
     Protocol,
     /// The port is not captured, and such ports pass.
     OtherPort,
-    /// Other ports are refused, but names must be resolved.
+    /// Other ports are refused, but names must be resolved, at the name servers that are known.
     Dns,
 }
 
@@ -168,7 +168,7 @@ pub fn decide(
         (Protocol::Other, _) => Verdict::Pass(Pass::Protocol),
         (Protocol::Tcp, true) => redirect(scope, attempt.form),
         (Protocol::Udp, true) => Verdict::Refuse(Refuse::Udp),
-        (Protocol::Tcp | Protocol::Udp, false) => other_port(scope, attempt.port),
+        (Protocol::Tcp | Protocol::Udp, false) => other_port(settings, scope, attempt),
     }
 }
 
@@ -190,10 +190,13 @@ fn redirect(scope: &ScopeConfig, form: Form) -> Verdict {
 }
 
 #[inline(always)]
-fn other_port(scope: &ScopeConfig, port: Port) -> Verdict {
+fn other_port(settings: &Settings, scope: &ScopeConfig, attempt: &Attempt) -> Verdict {
     match scope.other_ports() {
         Fallback::Pass => Verdict::Pass(Pass::OtherPort),
-        Fallback::Refuse if port == Port::DNS => Verdict::Pass(Pass::Dns),
+        // Anywhere else, port 53 would be a door for whatever is not on the list.
+        Fallback::Refuse if settings.resolves_at(attempt.dst, attempt.port) => {
+            Verdict::Pass(Pass::Dns)
+        }
         Fallback::Refuse => Verdict::Refuse(Refuse::OtherPort),
     }
 }

@@ -21,6 +21,6 @@ pub use counter::Counter;
 pub use decision::{Attempt, Form, Pass, Protocol, Redirect, Refuse, Verdict, decide};
 pub use flow::{COMM_LEN, Caller, Flow, FlowKey, Redirected};
 pub use scope::{
-    EXEMPT_CGROUPS, Fallback, MAX_PORTS, PrefixAction, PrefixRule, ScopeConfig, Settings,
-    TooManyPorts,
+    EXEMPT_CGROUPS, Fallback, MAX_PORTS, MAX_RESOLVERS, PrefixAction, PrefixRule, ScopeConfig,
+    Settings, TooManyPorts, TooManyResolvers,
 };

@@ -9,6 +9,9 @@ pub const MAX_PORTS: usize = 16;
 /// How many cgroups can be exempt.
 pub const EXEMPT_CGROUPS: usize = 4;
 
+/// How many name servers can be known.
+pub const MAX_RESOLVERS: usize = 8;
+
 /// What becomes of a connection that no rule speaks about.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Fallback {
@@ -48,6 +51,18 @@ impl core::fmt::Display for TooManyPorts {
 }
 
 impl core::error::Error for TooManyPorts {}
+
+/// More name servers than [`MAX_RESOLVERS`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct TooManyResolvers;
+
+impl core::fmt::Display for TooManyResolvers {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(f, "at most {MAX_RESOLVERS} name servers can be let through")
+    }
+}
+
+impl core::error::Error for TooManyResolvers {}
 
 /// How one captured network namespace is treated.
 #[repr(C)]
@@ -134,11 +149,14 @@ impl ScopeConfig {
 pub struct Settings {
     /// Ids of cgroups that are never captured; what is not used is 0, which is no cgroup's id.
     exempt: [u64; EXEMPT_CGROUPS],
+    /// Name servers; what is not used is the unspecified address, which never leaves the
+    /// namespace.
+    resolvers: [Addr; MAX_RESOLVERS],
     unregistered: u8,
     zero: [u8; 7],
 }
 
-const _: () = assert!(size_of::<Settings>() == 8 * EXEMPT_CGROUPS + 8);
+const _: () = assert!(size_of::<Settings>() == 8 * EXEMPT_CGROUPS + 16 * MAX_RESOLVERS + 8);
 
 impl Settings {
     /// Settings with these exempt cgroups (0: none) and this fate for connections of namespaces
@@ -146,9 +164,26 @@ impl Settings {
     pub const fn new(exempt: [u64; EXEMPT_CGROUPS], unregistered: Fallback) -> Settings {
         Settings {
             exempt,
+            resolvers: [Addr::UNSPECIFIED; MAX_RESOLVERS],
             unregistered: unregistered.to_byte(),
             zero: [0; 7],
         }
+    }
+
+    /// Lets names be resolved at these servers where other ports are refused.
+    ///
+    /// # Errors
+    /// Fails when there are more than [`MAX_RESOLVERS`].
+    pub fn with_resolvers(mut self, resolvers: &[Addr]) -> Result<Settings, TooManyResolvers> {
+        let slots = self.resolvers.get_mut(..resolvers.len());
+        slots.ok_or(TooManyResolvers)?.copy_from_slice(resolvers);
+        Ok(self)
+    }
+
+    /// Whether a name server is known at this address and port.
+    #[inline(always)]
+    pub fn resolves_at(&self, addr: Addr, port: Port) -> bool {
+        port == Port::DNS && self.resolvers.contains(&addr)
     }
 
     /// Whether sockets of this cgroup are left alone.
@@ -246,6 +281,18 @@ mod tests {
         let settings = Settings::new([0, 9, 0, 0], Fallback::Refuse);
         assert!(settings.exempts(9));
         assert!(!settings.exempts(0));
+    }
+
+    #[test]
+    fn only_known_name_servers_resolve() {
+        let server = Addr::from_be_v4(7);
+        let settings = Settings::new([0; EXEMPT_CGROUPS], Fallback::Refuse);
+        let settings = settings.with_resolvers(&[server]).unwrap();
+        assert!(settings.resolves_at(server, Port::DNS));
+        assert!(!settings.resolves_at(server, Port::from_host(54)));
+        assert!(!settings.resolves_at(Addr::from_be_v4(8), Port::DNS));
+        let many = [server; MAX_RESOLVERS + 1];
+        assert_eq!(settings.with_resolvers(&many), Err(TooManyResolvers));
     }
 
     #[test]

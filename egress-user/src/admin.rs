@@ -24,6 +24,9 @@ const CONNECTIONS: usize = 64;
 /// Time to send a request's head.
 const HEAD_LIMIT: Duration = Duration::from_secs(5);
 
+/// Time for a request and its answer together.
+const REQUEST_LIMIT: Duration = Duration::from_secs(30);
+
 /// OpenMetrics' content type, as prometheus-client writes it.
 const METRICS_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
@@ -101,10 +104,12 @@ impl Admin {
             .timer(TokioTimer::new())
             .header_read_timeout(HEAD_LIMIT)
             .keep_alive(false)
-            .serve_connection(TokioIo::new(socket), answer)
-            .await;
-        if let Err(error) = served {
-            tracing::debug!(%error, "an admin request failed");
+            .serve_connection(TokioIo::new(socket), answer);
+        let served = tokio::time::timeout(REQUEST_LIMIT, served).await;
+        match served {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::debug!(%error, "an admin request failed"),
+            Err(_) => tracing::debug!("an admin request took too long"),
         }
     }
 

@@ -9,8 +9,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use tokio::sync::Semaphore;
+use tokio::net::TcpStream;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use crate::addr::ClientAddr;
 use crate::cgroup::Cgroup2;
 use crate::drain::Drain;
 use crate::policy::Policy;
@@ -121,17 +123,26 @@ impl Agent {
     }
 }
 
-/// The accept loop of one listener. A permit comes before the accept, so that a
-/// full agent leaves connections in the kernel's queue; one connection's error
-/// never ends the loop. When it ends the listener closes, and the kernel refuses
-/// what is redirected here.
+/// Takes a permit first, so that a full agent leaves connections in the kernel's queue.
+async fn accept(
+    listener: &Listener,
+    permits: &Arc<Semaphore>,
+) -> std::io::Result<(TcpStream, ClientAddr, OwnedSemaphorePermit)> {
+    let permit = permits.clone().acquire_owned().await;
+    let permit = permit.map_err(std::io::Error::other)?;
+    let (socket, client) = listener.accept().await?;
+    Ok((socket, client, permit))
+}
+
+/// The accept loop of one listener. One connection's error never ends it. When it
+/// ends the listener closes, and the kernel refuses what is redirected here.
 async fn serve(shared: Arc<Shared>, listener: Listener, permits: Arc<Semaphore>, mut drain: Drain) {
-    while let Ok(permit) = permits.clone().acquire_owned().await {
+    loop {
         let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
+            accepted = accept(&listener, &permits) => accepted,
             () = drain.draining() => return,
         };
-        let (socket, client) = match accepted {
+        let (socket, client, permit) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
                 tracing::warn!(%error, "cannot accept a captured connection");

@@ -1,5 +1,6 @@
 //! Ending in good order: first no new work, then a deadline, then force.
 
+use std::future::Future;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
@@ -50,13 +51,16 @@ pub fn channel() -> (Drainer, Drain) {
 impl Drainer {
     /// Asks for the end, waits for the work to finish until `deadline`, then
     /// cuts what is left. True when nothing had to be cut.
-    pub async fn drain(mut self, deadline: Duration) -> bool {
+    pub async fn drain(self, deadline: Duration) -> bool {
+        self.drain_until(tokio::time::sleep(deadline)).await
+    }
+
+    /// As [`drain`](Self::drain), with any event as the deadline.
+    pub async fn drain_until(mut self, deadline: impl Future<Output = ()>) -> bool {
         self.phase.send_replace(Phase::Draining);
-        if tokio::time::timeout(deadline, self.work.recv())
-            .await
-            .is_ok()
-        {
-            return true;
+        tokio::select! {
+            _ = self.work.recv() => return true,
+            () = deadline => {}
         }
         self.phase.send_replace(Phase::Forced);
         self.work.recv().await;

@@ -26,6 +26,7 @@ pub mod policy;
 pub mod record;
 pub mod refusal;
 pub mod relay;
+pub mod resolvers;
 pub mod run;
 pub mod tunnel;
 pub mod workload;

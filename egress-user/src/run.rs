@@ -32,6 +32,7 @@ use crate::gateway::{self, Gateway, GatewayParts};
 use crate::pki::{TrialCa, Validity};
 use crate::policy::Policy;
 use crate::record::{LogFormat, Metrics, Painter, Recorder, Tally, Target};
+use crate::resolvers;
 use crate::tunnel::identity::{IdPattern, TrustDomain};
 use crate::tunnel::tls::{self, Credentials};
 use command::NotStarted;
@@ -73,6 +74,7 @@ pub fn run(options: RunOptions) -> anyhow::Result<u8> {
     let mut capture = Capture::load(&CaptureOptions {
         unregistered: Fallback::Refuse,
         exempt_cgroup: None,
+        resolvers: resolvers::of_the_system()?,
         log: options.verbose,
     })?;
     let cgroup2 = Cgroup2::find()?;

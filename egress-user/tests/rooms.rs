@@ -117,6 +117,10 @@ const ROOMS: &[Rule] = &[
         only: &["cgroup", "agent", "cli/agent", "run"],
     },
     Rule {
+        name: "crate::resolvers",
+        only: &["resolvers", "cli/agent", "run"],
+    },
+    Rule {
         name: "crate::netns",
         only: &["netns", "agent", "cli/agent", "run"],
     },

@@ -112,9 +112,10 @@ fn udp_to_a_captured_port_is_refused() {
 }
 
 #[test]
-fn other_ports_follow_the_scope_and_dns_always_passes() {
+fn other_ports_follow_the_scope_and_dns_passes_to_name_servers() {
     for protocol in [Protocol::Tcp, Protocol::Udp] {
-        let settings = settings(Fallback::Pass);
+        let server = IpAddr::from([192, 0, 2, 1]).into();
+        let settings = settings(Fallback::Pass).with_resolvers(&[server]).unwrap();
         let closed = scope(Fallback::Refuse);
         let judge = |scope: &ScopeConfig, port| {
             let attempt = attempt(protocol, "192.0.2.1", port);
@@ -127,6 +128,11 @@ fn other_ports_follow_the_scope_and_dns_always_passes() {
         assert_eq!(judge(&closed, 22), Verdict::Refuse(Refuse::OtherPort));
         assert_eq!(judge(&closed, 0), Verdict::Refuse(Refuse::OtherPort));
         assert_eq!(judge(&closed, 53), Verdict::Pass(Pass::Dns));
+        let elsewhere = attempt(protocol, "192.0.2.2", 53);
+        assert_eq!(
+            decide(&settings, Some(&closed), None, &elsewhere),
+            Verdict::Refuse(Refuse::OtherPort)
+        );
     }
 }
 

@@ -10,6 +10,7 @@ mod pins;
 
 use std::fs::File;
 use std::io;
+use std::net::IpAddr;
 use std::path::Path;
 
 use aya::maps::{Array, HashMap, LpmTrie, MapData, lpm_trie};
@@ -54,6 +55,8 @@ pub struct CaptureOptions {
     pub unregistered: Fallback,
     /// Id of a cgroup that is never captured: the agent's own.
     pub exempt_cgroup: Option<u64>,
+    /// Name servers that captured processes may ask where other ports are refused.
+    pub resolvers: Vec<IpAddr>,
     /// Whether the programs log what they redirect and refuse; it costs some time on each.
     pub log: bool,
 }
@@ -68,8 +71,8 @@ pub struct Scope {
     pub listen_v6: Option<u16>,
     /// The captured ports: TCP to them is redirected, UDP refused.
     pub ports: Vec<u16>,
-    /// What becomes of TCP and UDP to other ports. Name resolution (port 53) passes even where
-    /// they are refused.
+    /// What becomes of TCP and UDP to other ports. Where they are refused, names can still be
+    /// resolved at [`CaptureOptions::resolvers`].
     pub other_ports: Fallback,
 }
 
@@ -248,7 +251,8 @@ fn write_settings(ebpf: &mut Ebpf, options: &CaptureOptions) -> Result<(), Captu
     for (slot, cgroup) in exempt.iter_mut().zip(options.exempt_cgroup) {
         *slot = cgroup;
     }
-    let settings = Settings::new(exempt, options.unregistered);
+    let resolvers: Vec<Addr> = options.resolvers.iter().copied().map(Addr::from).collect();
+    let settings = Settings::new(exempt, options.unregistered).with_resolvers(&resolvers)?;
     // Borrowed, not taken: a map that is dropped before the programs are loaded is gone.
     let missing = CaptureError::WrongObject {
         missing: maps::SETTINGS,

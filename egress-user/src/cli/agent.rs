@@ -1,5 +1,6 @@
 //! `egress agent`.
 
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -18,6 +19,7 @@ use crate::cgroup::Cgroup2;
 use crate::config::agent::{self as config, AgentConfig, AgentOptions, CaptureConfig, fallback};
 use crate::drain;
 use crate::netns::Netns;
+use crate::resolvers;
 use crate::tunnel::identity::IdPattern;
 use crate::tunnel::tls;
 
@@ -35,6 +37,7 @@ agent.yaml:
     namespaces: [/run/netns/job]     # the agent's own when absent
     ports: [443]
     other_ports: refuse              # or pass
+    resolvers: [192.0.2.53]          # may be asked all the same; /etc/resolv.conf's when absent
     unregistered: refuse             # or pass: namespaces that are not listed
     pin: /sys/fs/bpf/egress          # stays closed when the agent dies
   log: {file: /var/log/egress/agent.jsonl, format: json}
@@ -88,6 +91,16 @@ pub(super) struct AgentArgs {
     #[arg(long, env = "EGRESS_OTHER_PORTS", value_name = "pass|refuse", value_parser = fallback)]
     other_ports: Option<Fallback>,
 
+    /// Name server that may be asked (port 53) where other ports are refused
+    /// [default: those in /etc/resolv.conf]
+    #[arg(
+        long,
+        env = "EGRESS_RESOLVERS",
+        value_name = "ADDR",
+        value_delimiter = ','
+    )]
+    resolvers: Option<Vec<IpAddr>>,
+
     /// What happens in namespaces that are not listed: pass or refuse [default: refuse]
     #[arg(long, env = "EGRESS_UNREGISTERED", value_name = "pass|refuse", value_parser = fallback)]
     unregistered: Option<Fallback>,
@@ -120,6 +133,7 @@ impl From<AgentArgs> for AgentOptions {
                 namespaces: args.namespaces,
                 ports: args.ports,
                 other_ports: args.other_ports,
+                resolvers: args.resolvers,
                 unregistered: args.unregistered,
                 pin: args.pin,
             },
@@ -140,6 +154,10 @@ impl Captured {
         let mut capture = Capture::load(&CaptureOptions {
             unregistered: config.unregistered,
             exempt_cgroup: own_cgroup(&cgroups, &config.cgroup)?,
+            resolvers: match &config.resolvers {
+                Some(resolvers) => resolvers.clone(),
+                None => resolvers::of_the_system()?,
+            },
             log: verbose,
         })?;
         let scopes = bind(&config.namespaces)?;

@@ -136,12 +136,15 @@ pub(super) async fn until_told(drainer: Drainer, grace: Duration) -> anyhow::Res
         _ = interrupt.recv() => {}
     }
     tracing::info!(grace = ?grace, "draining");
-    let ended = tokio::select! {
-        ended = drainer.drain(grace) => ended,
-        // Whoever asks twice does not want to wait.
-        _ = term.recv() => false,
-        _ = interrupt.recv() => false,
+    let deadline = async {
+        tokio::select! {
+            () = tokio::time::sleep(grace) => {}
+            // Whoever asks twice does not want to wait.
+            _ = term.recv() => {}
+            _ = interrupt.recv() => {}
+        }
     };
+    let ended = drainer.drain_until(deadline).await;
     if ended {
         tracing::info!("ended, every connection to its own end");
     } else {

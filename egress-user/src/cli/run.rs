@@ -25,7 +25,8 @@ Examples:
   sudo egress run --audit --log - --log-format text -- ./what-does-it-connect-to
 
 TCP to the captured ports must carry TLS with an allowed server name. UDP to them is refused, so
-that QUIC falls back to TCP; other ports are refused but for DNS (53). Loopback always passes.
+that QUIC falls back to TCP; other ports are refused, but the name servers in /etc/resolv.conf can
+be asked. Loopback always passes.
 
 The exit code is the command's, or 128 + the signal that ended it; 125 when egress itself failed,
 126 and 127 when the command cannot be run or found.";

@@ -1,5 +1,6 @@
 //! Configuration of the agent.
 
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use egress_common::Fallback;
@@ -48,6 +49,8 @@ pub struct CaptureOptions {
     pub ports: Option<Vec<u16>>,
     /// What happens to other ports.
     pub other_ports: Option<Fallback>,
+    /// Name servers that may be asked where other ports are refused.
+    pub resolvers: Option<Vec<IpAddr>>,
     /// What happens in namespaces that are not served.
     pub unregistered: Option<Fallback>,
     /// Where the kernel's links are pinned.
@@ -79,6 +82,9 @@ pub struct CaptureConfig {
     pub ports: Vec<u16>,
     /// What happens to other ports.
     pub other_ports: Fallback,
+    /// Name servers that may be asked where other ports are refused; those of the
+    /// agent's machine when absent.
+    pub resolvers: Option<Vec<IpAddr>>,
     /// What happens in namespaces that are not served.
     pub unregistered: Fallback,
     /// Where the kernel's links are pinned, so that they outlive the agent.
@@ -119,6 +125,7 @@ impl CaptureOptions {
             namespaces: self.namespaces.or(file.namespaces),
             ports: self.ports.or(file.ports),
             other_ports: self.other_ports.or(file.other_ports),
+            resolvers: self.resolvers.or(file.resolvers),
             unregistered: self.unregistered.or(file.unregistered),
             pin: self.pin.or(file.pin),
         }
@@ -130,6 +137,7 @@ impl CaptureOptions {
             namespaces: self.namespaces.unwrap_or_default(),
             ports: self.ports.unwrap_or_else(|| vec![443]),
             other_ports: self.other_ports.unwrap_or(Fallback::Refuse),
+            resolvers: self.resolvers,
             unregistered: self.unregistered.unwrap_or(Fallback::Refuse),
             pin: self.pin,
         })
@@ -155,6 +163,7 @@ fn read_capture(map: &Map<'_>) -> Option<CaptureOptions> {
         namespaces: map.optional("namespaces", |value| value.list(Value::path)),
         ports: map.optional("ports", |value| value.non_empty_list(Value::port)),
         other_ports: map.optional("other_ports", |value| value.one_of(FALLBACKS)),
+        resolvers: map.optional("resolvers", |value| value.list(Value::ip_addr)),
         unregistered: map.optional("unregistered", |value| value.one_of(FALLBACKS)),
         pin: map.optional("pin", Value::path),
     })

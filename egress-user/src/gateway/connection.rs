@@ -34,9 +34,12 @@ pub(super) async fn serve(
     mut drain: Drain,
 ) {
     let started = Instant::now();
-    let authenticated =
-        tokio::time::timeout(shared.limits.handshake, authenticate(&shared, socket));
-    let rejected = match authenticated.await {
+    let authenticated = tokio::select! {
+        authenticated =
+            tokio::time::timeout(shared.limits.handshake, authenticate(&shared, socket)) => authenticated,
+        () = drain.forced() => Ok(Err(Rejected::new("drained"))),
+    };
+    let rejected = match authenticated {
         Ok(Ok((tunnel, peer))) => {
             shared.recorder.metrics().tunnel(TunnelEvent::Opened);
             return streams(&shared, tunnel, &peer, &mut drain).await;

@@ -78,8 +78,14 @@ fn other_ports_pass_where_they_may() {
 }
 
 #[test]
-fn other_ports_are_refused_where_they_must_but_dns_passes() {
-    let world = World::with(&options(), |scope| scope.other_ports = Fallback::Refuse);
+fn other_ports_are_refused_where_they_must_but_name_servers_can_be_asked() {
+    let options = CaptureOptions {
+        resolvers: ["192.0.2.1", "2001:db8::1"]
+            .map(|ip| ip.parse().unwrap())
+            .into(),
+        ..options()
+    };
+    let world = World::with(&options, |scope| scope.other_ports = Fallback::Refuse);
     for dst in [
         "192.0.2.1:8080",
         "[2001:db8::1]:8080",
@@ -94,6 +100,12 @@ fn other_ports_are_refused_where_they_must_but_dns_passes() {
         }
     }
     assert_eq!(world.counter("refuse_other_port"), 9);
+    world.place.origin_is_untouched();
+
+    for dst in ["192.0.2.2:53", "[2001:db8::2]:53", "[::ffff:192.0.2.2]:53"] {
+        assert_eq!(world.run(&Script::connect(dst)), [Outcome::REFUSED]);
+        assert_eq!(world.run(&datagram(UDP, dst)), [Outcome::REFUSED]);
+    }
     world.place.origin_is_untouched();
 
     for dst in ["192.0.2.1:53", "[2001:db8::1]:53"] {

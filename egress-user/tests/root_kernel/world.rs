@@ -31,6 +31,7 @@ pub(crate) fn options() -> CaptureOptions {
     CaptureOptions {
         unregistered: Fallback::Refuse,
         exempt_cgroup: None,
+        resolvers: Vec::new(),
         log: false,
     }
 }

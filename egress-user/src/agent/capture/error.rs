@@ -9,7 +9,7 @@ use aya::EbpfError;
 use aya::maps::MapError;
 use aya::programs::ProgramError;
 use aya::util::KernelVersion;
-use egress_common::TooManyPorts;
+use egress_common::{TooManyPorts, TooManyResolvers};
 use rustix::thread::{CapabilitySet, capabilities};
 use tracing::debug;
 
@@ -124,6 +124,9 @@ pub enum CaptureError {
     /// A scope has too many ports.
     #[error(transparent)]
     TooManyPorts(#[from] TooManyPorts),
+    /// Too many name servers.
+    #[error(transparent)]
+    TooManyResolvers(#[from] TooManyResolvers),
     /// Pins need a bpf file system.
     #[error("{0} is not on a bpf file system: mount one with `mount -t bpf bpf /sys/fs/bpf`", path.display())]
     NotBpfFs {
