@@ -4,19 +4,22 @@ use std::ffi::OsStr;
 use std::fmt::{self, Write as _};
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, bail};
-use rustix::process::{Resource, Signal, getrlimit, setrlimit};
+use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::cgroup::Cgroup;
 use crate::lab::{Host, Lab};
 use crate::names::Names;
-use crate::process::Process;
+use crate::process::{Process, limit_descriptors};
 use crate::{http, wait};
+
+/// Open files that service managers and shells give a program that does not ask for more; it may
+/// raise them to what the administrator allows.
+const USUAL_DESCRIPTORS: u64 = 1024;
 
 /// Where both processes answer about themselves, each on its own host.
 pub const ADMIN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9901);
@@ -43,7 +46,7 @@ pub struct Setup<'a> {
     pub agent_answers: &'a str,
     /// How long a drain may take, such as `60s`.
     pub drain: &'a str,
-    /// More lines for the `capture` section of the agent.
+    /// More lines for the `capture` section of the agent; `CGROUP` stands for the cgroup's path.
     pub capture: &'a [&'a str],
 }
 
@@ -256,7 +259,7 @@ fn start(
     fs::write(&configuration, text)?;
     let mut command = Command::new(setup.program);
     hop.host(lab).namespace.enter(&mut command)?;
-    few_descriptors(&mut command);
+    limit_descriptors(&mut command, Some(USUAL_DESCRIPTORS));
     without_settings(&mut command);
     command
         .arg(hop.to_string())
@@ -271,19 +274,6 @@ pub fn without_settings(command: &mut Command) {
     for name in names.filter(|name| name.as_encoded_bytes().starts_with(b"EGRESS_")) {
         command.env_remove(name);
     }
-}
-
-/// Limits the command to as few descriptors as service managers and shells give a program that
-/// does not ask for more: 1024, which it may raise to what the administrator allows.
-fn few_descriptors(command: &mut Command) {
-    let limit = || {
-        let mut limit = getrlimit(Resource::Nofile);
-        limit.current = Some(1024);
-        setrlimit(Resource::Nofile, limit)?;
-        Ok(())
-    };
-    // SAFETY: between fork and exec the closure makes two system calls and allocates nothing.
-    unsafe { command.pre_exec(limit) };
 }
 
 fn gateway_section() -> String {
@@ -307,6 +297,7 @@ fn agent_section(lab: &Lab, cgroup: &Cgroup, more: &[&str]) -> String {
     );
     for line in more {
         // Writing to a string does not fail.
+        let line = line.replace("CGROUP", &cgroup.path().display().to_string());
         let _ = writeln!(section, "  {line}");
     }
     section

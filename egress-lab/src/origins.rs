@@ -9,7 +9,7 @@ use std::sync::{Mutex, PoisonError};
 
 use crate::authority::Authority;
 use crate::lab::Lab;
-use crate::process::Process;
+use crate::process::{Process, limit_descriptors};
 use crate::{tools, wait};
 
 /// One origin: a name and its addresses.
@@ -90,6 +90,8 @@ impl Origins {
             .arg("stderr")
             .arg("-c")
             .arg(&configuration);
+        // In one process nginx does not follow its own setting for this.
+        limit_descriptors(&mut command, None);
         let process = Process::start(command, "nginx", &home)?;
         let mut origins = Origins {
             sites: sites.to_vec(),
@@ -208,7 +210,6 @@ daemon off;
 master_process off;
 pid {home}/nginx.pid;
 error_log stderr notice;
-worker_rlimit_nofile 16384;
 events {{ worker_connections 8192; multi_accept on; }}
 stream {{
     proxy_half_close on;

@@ -7,7 +7,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 
 use anyhow::Context as _;
-use rustix::process::{Pid, Signal, getppid, kill_process, set_parent_process_death_signal};
+use rustix::process::{
+    Pid, Resource, Signal, getppid, getrlimit, kill_process, set_parent_process_death_signal,
+    setrlimit,
+};
 
 use crate::sweep::{Entry, Leftover};
 use crate::wait;
@@ -163,6 +166,19 @@ fn spawn_bound(command: &mut Command) -> io::Result<Child> {
     // SAFETY: between fork and exec the closure makes two system calls and allocates nothing.
     unsafe { command.pre_exec(bind) };
     command.spawn()
+}
+
+/// Limits the command to `soft` open files; without a number, to as many as the administrator
+/// allows.
+pub(crate) fn limit_descriptors(command: &mut Command, soft: Option<u64>) {
+    let limit = move || {
+        let mut limit = getrlimit(Resource::Nofile);
+        limit.current = soft.or(limit.maximum);
+        setrlimit(Resource::Nofile, limit)?;
+        Ok(())
+    };
+    // SAFETY: between fork and exec the closure makes two system calls and allocates nothing.
+    unsafe { command.pre_exec(limit) };
 }
 
 fn pid_of(child: &Child) -> anyhow::Result<Pid> {

@@ -2,7 +2,9 @@
 
 pub mod capture;
 mod connection;
+pub mod discovery;
 pub mod listener;
+pub mod scopes;
 pub mod tunnels;
 
 use std::sync::Arc;
@@ -10,7 +12,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use tokio::net::TcpStream;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use crate::addr::ClientAddr;
 use crate::cgroup::Cgroup2;
@@ -53,8 +55,6 @@ impl Default for Limits {
 
 /// What an agent is made of.
 pub struct AgentParts {
-    /// One per captured network namespace.
-    pub scopes: Vec<BoundScope>,
     /// What the kernel noted about each redirected connection.
     pub flows: Flows,
     /// The way to the gateways.
@@ -78,19 +78,26 @@ struct Shared {
     limits: Limits,
 }
 
-/// An agent whose listeners are ready to serve.
+/// An agent that serves scopes as they come and go. Cheap to clone.
+#[derive(Clone)]
 pub struct Agent {
-    listeners: Vec<Listener>,
     shared: Arc<Shared>,
+    permits: Arc<Semaphore>,
+    drain: Drain,
+}
+
+/// The accept loops of one scope; they end when this is dropped. Connections that
+/// were accepted go on.
+pub struct Serving {
+    _stop: watch::Sender<()>,
 }
 
 impl Agent {
-    /// Takes over the listeners. Must be called on the async runtime.
-    pub fn new(parts: AgentParts) -> std::io::Result<Agent> {
-        let listeners = parts.scopes.into_iter().map(BoundScope::into_listeners);
-        let listeners: std::io::Result<Vec<_>> = listeners.collect();
-        Ok(Agent {
-            listeners: listeners?.into_iter().flatten().collect(),
+    /// An agent that serves nothing yet. It takes part in the drain until the last
+    /// clone is dropped.
+    pub fn new(parts: AgentParts, drain: Drain) -> Agent {
+        Agent {
+            permits: Arc::new(Semaphore::new(parts.limits.connections)),
             shared: Arc::new(Shared {
                 flows: parts.flows,
                 tunnels: parts.tunnels,
@@ -99,27 +106,79 @@ impl Agent {
                 cgroups: parts.cgroups,
                 limits: parts.limits,
             }),
-        })
+            drain,
+        }
     }
 
-    /// Serves until the drain begins. Connections under way hold their own `drain`.
-    pub async fn run(self, mut drain: Drain) {
-        let permits = Arc::new(Semaphore::new(self.shared.limits.connections));
-        for listener in self.listeners {
-            let (shared, permits) = (self.shared.clone(), permits.clone());
-            tokio::spawn(serve(shared, listener, permits, drain.clone()));
+    /// Serves the listeners of a scope. Must be called on the async runtime.
+    pub fn serve(&self, scope: BoundScope) -> std::io::Result<Serving> {
+        let (stop, stopped) = watch::channel(());
+        for listener in scope.into_listeners()? {
+            let (agent, stopped) = (self.clone(), stopped.clone());
+            tokio::spawn(agent.accept_all(listener, stopped));
         }
-        let tunnels = &self.shared.tunnels;
+        Ok(Serving { _stop: stop })
+    }
+
+    /// Keeps a tunnel warm until the drain begins.
+    pub async fn keep_warm(mut self) {
         let refresh = async {
             loop {
-                tunnels.refresh().await;
+                self.shared.tunnels.refresh().await;
                 tokio::time::sleep(SWEEP).await;
             }
         };
         tokio::select! {
             () = refresh => {}
-            () = drain.draining() => {}
+            () = self.drain.draining() => {}
         }
+    }
+
+    /// The accept loop of one listener. One connection's error never ends it. When
+    /// it ends the listener closes, and the kernel refuses what is redirected here.
+    async fn accept_all(mut self, listener: Listener, mut stopped: watch::Receiver<()>) {
+        loop {
+            let accepted = tokio::select! {
+                accepted = accept(&listener, &self.permits) => accepted,
+                _ = stopped.changed() => return,
+                () = self.drain.draining() => return,
+            };
+            match accepted {
+                Ok((socket, client, permit)) => self.claim(&listener, socket, client, permit),
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept a captured connection");
+                    // Out of descriptors is over once others have ended; spinning helps nobody.
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+            }
+        }
+    }
+
+    /// Serves the connection if it was redirected here, and resets it otherwise.
+    fn claim(
+        &self,
+        listener: &Listener,
+        socket: TcpStream,
+        client: ClientAddr,
+        permit: OwnedSemaphorePermit,
+    ) {
+        let shared = self.shared.clone();
+        let Some(flow) = shared.flows.take(listener.cookie(), client) else {
+            tracing::debug!(%client, "closed a connection that was not redirected here");
+            shared.recorder.metrics().unclaimed();
+            crate::farewell::reset(socket);
+            return;
+        };
+        let accepted = Accepted {
+            socket,
+            client,
+            flow,
+        };
+        let drain = self.drain.clone();
+        tokio::spawn(async move {
+            connection::serve(shared, accepted, drain).await;
+            drop(permit);
+        });
     }
 }
 
@@ -132,40 +191,4 @@ async fn accept(
     let permit = permit.map_err(std::io::Error::other)?;
     let (socket, client) = listener.accept().await?;
     Ok((socket, client, permit))
-}
-
-/// The accept loop of one listener. One connection's error never ends it. When it
-/// ends the listener closes, and the kernel refuses what is redirected here.
-async fn serve(shared: Arc<Shared>, listener: Listener, permits: Arc<Semaphore>, mut drain: Drain) {
-    loop {
-        let accepted = tokio::select! {
-            accepted = accept(&listener, &permits) => accepted,
-            () = drain.draining() => return,
-        };
-        let (socket, client, permit) = match accepted {
-            Ok(accepted) => accepted,
-            Err(error) => {
-                tracing::warn!(%error, "cannot accept a captured connection");
-                // Out of descriptors is over once others have ended; spinning helps nobody.
-                tokio::time::sleep(Duration::from_millis(50)).await;
-                continue;
-            }
-        };
-        let Some(flow) = shared.flows.take(listener.cookie(), client) else {
-            tracing::debug!(%client, "closed a connection that was not redirected here");
-            shared.recorder.metrics().unclaimed();
-            crate::farewell::reset(socket);
-            continue;
-        };
-        let accepted = Accepted {
-            socket,
-            client,
-            flow,
-        };
-        let (shared, drain) = (shared.clone(), drain.clone());
-        tokio::spawn(async move {
-            connection::serve(shared, accepted, drain).await;
-            drop(permit);
-        });
-    }
 }

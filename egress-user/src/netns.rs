@@ -5,6 +5,7 @@ use std::io;
 use std::mem::size_of;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::{AsFd as _, AsRawFd as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -113,6 +114,14 @@ impl Netns {
     /// Fails where `/proc` is not mounted.
     pub fn current() -> Result<Netns, NetnsError> {
         Netns::at("/proc/thread-self/ns/net")
+    }
+
+    /// The inode of the namespace, by which two files of the same one can be told.
+    ///
+    /// # Errors
+    /// Fails when the kernel does not say.
+    pub fn inode(&self) -> io::Result<u64> {
+        Ok(self.file.metadata()?.ino())
     }
 
     /// The file that the namespace was opened by.

@@ -23,7 +23,7 @@ use rustls::pki_types::UnixTime;
 use crate::agent::capture::{Capture, CaptureOptions, Scope};
 use crate::agent::listener::{self, BoundScope};
 use crate::agent::tunnels::{Endpoint, Tunnels};
-use crate::agent::{self, Agent, AgentParts};
+use crate::agent::{self, Agent, AgentParts, Serving};
 use crate::cgroup::{Cgroup, Cgroup2};
 use crate::descriptors;
 use crate::drain::{self, Drain, Drainer};
@@ -132,6 +132,7 @@ fn remove_stale(home: &Cgroup) {
 /// What is left to do after the command.
 struct Served {
     runtime: tokio::runtime::Runtime,
+    _serving: Serving,
     drainer: Drainer,
     recorder: Recorder,
     tally: Arc<Tally>,
@@ -180,7 +181,8 @@ fn serve(
         resolve: options.resolve,
         recorder: recorder.clone(),
     };
-    runtime.block_on(halves.start(scope, capture, cgroup2, options.verbose, drain))?;
+    let start = halves.start(scope, capture, cgroup2, options.verbose, drain);
+    let serving = runtime.block_on(start)?;
     let code = match command::start(&options.command, cgroup, invoker, descriptors) {
         Ok(mut child) => command::exit_code(command::wait(&mut child, signals)?),
         Err(NotStarted { code, error }) => {
@@ -190,6 +192,7 @@ fn serve(
     };
     let served = Served {
         runtime,
+        _serving: serving,
         drainer,
         recorder,
         tally,
@@ -213,7 +216,7 @@ impl Halves {
         cgroups: Cgroup2,
         verbose: bool,
         drain: Drain,
-    ) -> anyhow::Result<()> {
+    ) -> anyhow::Result<Serving> {
         if verbose {
             capture.start_log()?;
         }
@@ -235,18 +238,19 @@ impl Halves {
         let trusted = [IdPattern::Exactly(identities.gateway.id().clone())];
         let config = Arc::new(tls::agent_config(&identities.agent, &trusted)?);
         let metrics = self.recorder.metrics().clone();
-        let agent = Agent::new(AgentParts {
-            scopes: vec![scope],
+        let parts = AgentParts {
             flows: capture.flows(),
             tunnels: Tunnels::new(vec![endpoint], config, metrics),
             policy: self.policy,
             recorder: self.recorder,
             cgroups,
             limits: agent::Limits::default(),
-        })?;
+        };
         tokio::spawn(gateway.run(drain.clone()));
-        tokio::spawn(agent.run(drain));
-        Ok(())
+        let agent = Agent::new(parts, drain);
+        let serving = agent.serve(scope).context("cannot serve on loopback")?;
+        tokio::spawn(agent.keep_warm());
+        Ok(serving)
     }
 }
 

@@ -10,6 +10,7 @@ mod pins;
 
 use std::fs::File;
 use std::io;
+use std::mem;
 use std::net::IpAddr;
 use std::path::Path;
 
@@ -222,9 +223,9 @@ impl Capture {
     /// # Errors
     /// Fails when `dir` is not on a bpf file system or the kernel refuses. This process's programs
     /// are detached then; earlier pins that were not replaced yet stay.
-    pub fn pin(mut self, dir: &Path) -> Result<Capture, CaptureError> {
-        self.links = pins::replace(dir, self.links)?;
-        Ok(self)
+    pub fn pin(&mut self, dir: &Path) -> Result<(), CaptureError> {
+        self.links = pins::replace(dir, mem::take(&mut self.links))?;
+        Ok(())
     }
 }
 

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Context;
 use clap::Args;
@@ -11,8 +11,9 @@ use egress_common::Fallback;
 
 use super::common::{self, CommonArgs, Loaded};
 use crate::admin::{Admin, Readiness};
-use crate::agent::capture::{Capture, CaptureOptions, Scope};
-use crate::agent::listener::{self, BoundScope};
+use crate::agent::capture::{self, Capture, CaptureOptions};
+use crate::agent::discovery::{Discovery, Targets};
+use crate::agent::scopes::{ScopeOptions, Scopes};
 use crate::agent::tunnels::{Endpoint, Tunnels};
 use crate::agent::{Agent, AgentParts, Limits};
 use crate::cgroup::Cgroup2;
@@ -34,7 +35,8 @@ agent.yaml:
   gateways: [\"gateway.example.org:8443\"]
   capture:
     cgroup: /sys/fs/cgroup/workloads.slice
-    namespaces: [/run/netns/job]     # the agent's own when absent
+    namespaces: [/run/netns/job-*]   # the agent's own when this and `discover` are absent
+    discover: [/sys/fs/cgroup/workloads.slice]   # the namespaces of its processes
     ports: [443]
     other_ports: refuse              # or pass
     resolvers: [192.0.2.53]          # may be asked all the same; /etc/resolv.conf's when absent
@@ -73,7 +75,18 @@ pub(super) struct AgentArgs {
     #[arg(long, env = "EGRESS_CGROUP", value_name = "DIR")]
     cgroup: Option<PathBuf>,
 
-    /// Network namespace to serve, such as /run/netns/NAME [default: the agent's own]
+    /// Cgroup whose processes' network namespaces are served, as they come and go; the last
+    /// component may have one *
+    #[arg(
+        long,
+        env = "EGRESS_DISCOVER",
+        value_name = "DIR",
+        value_delimiter = ','
+    )]
+    discover: Option<Vec<PathBuf>>,
+
+    /// Network namespace to serve, such as /run/netns/NAME; the last component may have one *
+    /// [default: the agent's own, if --discover is not given either]
     #[arg(
         long,
         env = "EGRESS_NAMESPACES",
@@ -105,6 +118,10 @@ pub(super) struct AgentArgs {
     #[arg(long, env = "EGRESS_UNREGISTERED", value_name = "pass|refuse", value_parser = fallback)]
     unregistered: Option<Fallback>,
 
+    /// Removes what an agent pinned in --pin, says what it was, and ends
+    #[arg(long)]
+    cleanup: bool,
+
     /// Folder of a bpf file system where the kernel programs are pinned, so that
     /// they refuse when the agent is gone [default: not pinned]
     #[arg(long, env = "EGRESS_PIN", value_name = "DIR")]
@@ -114,10 +131,12 @@ pub(super) struct AgentArgs {
 impl AgentArgs {
     pub(super) fn run(self, verbose: bool) -> anyhow::Result<ExitCode> {
         let file = self.config.clone();
+        if self.cleanup {
+            return cleanup(file.as_deref(), self.into());
+        }
         let config = AgentConfig::load(file.as_deref(), self.into())?;
         let loaded = common::load(&config.base)?;
-        let captured = Captured::start(&config.capture, verbose)?;
-        common::runtime()?.block_on(serve(config, loaded, captured, verbose))?;
+        common::runtime()?.block_on(serve(config, loaded, verbose))?;
         Ok(ExitCode::SUCCESS)
     }
 }
@@ -131,6 +150,7 @@ impl From<AgentArgs> for AgentOptions {
             capture: config::CaptureOptions {
                 cgroup: args.cgroup,
                 namespaces: args.namespaces,
+                discover: args.discover,
                 ports: args.ports,
                 other_ports: args.other_ports,
                 resolvers: args.resolvers,
@@ -141,47 +161,33 @@ impl From<AgentArgs> for AgentOptions {
     }
 }
 
-/// The kernel's half, in place: listeners first, then what leads to them.
-struct Captured {
-    capture: Capture,
-    scopes: Vec<BoundScope>,
-    cgroups: Cgroup2,
+/// Takes the pins away: captured processes connect directly from then on.
+fn cleanup(file: Option<&Path>, flags: AgentOptions) -> anyhow::Result<ExitCode> {
+    let pin = config::pin(file, flags)?;
+    let pin =
+        pin.context("nothing to clean up: no folder of pins is configured; name it with --pin")?;
+    let removed = capture::cleanup(&pin)?;
+    if removed.is_empty() {
+        println!("nothing is pinned in {}", pin.display());
+    }
+    for path in removed {
+        println!("removed {path}");
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
-impl Captured {
-    fn start(config: &CaptureConfig, verbose: bool) -> anyhow::Result<Captured> {
-        let cgroups = Cgroup2::find()?;
-        let mut capture = Capture::load(&CaptureOptions {
-            unregistered: config.unregistered,
-            exempt_cgroup: own_cgroup(&cgroups, &config.cgroup)?,
-            resolvers: match &config.resolvers {
-                Some(resolvers) => resolvers.clone(),
-                None => resolvers::of_the_system()?,
-            },
-            log: verbose,
-        })?;
-        let scopes = bind(&config.namespaces)?;
-        for scope in &scopes {
-            capture.add_scope(
-                scope.cookie(),
-                &Scope {
-                    listen_v4: scope.v4_port()?,
-                    listen_v6: scope.v6_port()?,
-                    ports: config.ports.clone(),
-                    other_ports: config.other_ports,
-                },
-            )?;
-        }
-        capture.attach(&config.cgroup)?;
-        if let Some(dir) = &config.pin {
-            capture = capture.pin(dir)?;
-        }
-        Ok(Captured {
-            capture,
-            scopes,
-            cgroups,
-        })
-    }
+/// Loads the kernel programs, which judge nothing until they are attached.
+fn load(config: &CaptureConfig, cgroups: &Cgroup2, verbose: bool) -> anyhow::Result<Capture> {
+    let resolvers = match &config.resolvers {
+        Some(resolvers) => resolvers.clone(),
+        None => resolvers::of_the_system()?,
+    };
+    Ok(Capture::load(&CaptureOptions {
+        unregistered: config.unregistered,
+        exempt_cgroup: own_cgroup(cgroups, &config.cgroup)?,
+        resolvers,
+        log: verbose,
+    })?)
 }
 
 /// The agent's own cgroup, if it lies inside of what is captured: its own
@@ -199,64 +205,106 @@ fn own_cgroup(cgroups: &Cgroup2, captured: &Path) -> anyhow::Result<Option<u64>>
     Ok(own.path().starts_with(&captured).then_some(own.id()))
 }
 
-fn bind(namespaces: &[PathBuf]) -> anyhow::Result<Vec<BoundScope>> {
-    if namespaces.is_empty() {
-        let scope = listener::bind_here().context("cannot listen on loopback")?;
-        return Ok(vec![scope]);
+/// What is to be served; this process's own namespace when nothing is named.
+fn targets(config: &CaptureConfig) -> Targets {
+    let mut namespaces = config.namespaces.clone();
+    if namespaces.is_empty() && config.discover.is_empty() {
+        namespaces.push(PathBuf::from("/proc/self/ns/net"));
     }
-    let mut scopes = Vec::with_capacity(namespaces.len());
-    for path in namespaces {
-        let bound = Netns::at(path)?.on_thread(listener::bind_here)?;
-        scopes.push(bound.with_context(|| {
-            format!(
-                "cannot listen on loopback in {}; is `lo` up there?",
-                path.display()
-            )
-        })?);
+    Targets {
+        namespaces,
+        cgroups: config.discover.clone(),
     }
-    Ok(scopes)
 }
 
-async fn serve(
-    config: AgentConfig,
-    loaded: Loaded,
-    mut captured: Captured,
-    verbose: bool,
-) -> anyhow::Result<()> {
+async fn serve(config: AgentConfig, loaded: Loaded, verbose: bool) -> anyhow::Result<()> {
+    let cgroups = Cgroup2::find()?;
+    let mut capture = load(&config.capture, &cgroups, verbose)?;
     if verbose {
-        captured.capture.start_log()?;
+        capture.start_log()?;
     }
-    let counters = captured.capture.counters();
+    let counters = capture.counters();
     loaded.metrics.kernel_counters(move || counters.totals());
-    let trusted = [match config.gateway_id {
-        Some(id) => id,
-        None => tls::default_gateways(&loaded.credentials)?,
-    }];
-    let tls = tls::agent_config(&loaded.credentials, &trusted)?;
-    let tunnels = Tunnels::new(config.gateways, Arc::new(tls), loaded.metrics.clone());
-    let namespaces = captured.scopes.len();
-    let agent = Agent::new(AgentParts {
-        scopes: captured.scopes,
-        flows: captured.capture.flows(),
+    let tunnels = tunnels(&config, &loaded)?;
+    let (drainer, drain) = drain::channel();
+    let draining = drain.observer();
+    let parts = AgentParts {
+        flows: capture.flows(),
         tunnels: tunnels.clone(),
         policy: loaded.policy,
         recorder: loaded.recorder.clone(),
-        cgroups: captured.cgroups,
+        cgroups,
         limits: Limits::default(),
-    })
-    .context("cannot take over the listeners")?;
-    let (drainer, drain) = drain::channel();
+    };
+    let agent = Agent::new(parts, drain);
+    let capture = Arc::new(Mutex::new(capture));
+    let discovery = discover(&config.capture, agent.clone(), capture.clone())?;
+    let namespaces = discovery.len();
+    attach(&capture, &config.capture)?;
+    let following = draining.clone();
+    let discovering = std::thread::Builder::new()
+        .name("discovery".to_owned())
+        .spawn(move || discovery.run(&following))
+        .context("cannot start a thread")?;
     if let Some(addr) = config.base.admin {
-        let readiness: Readiness = Arc::new(move || {
-            let missing = (!tunnels.is_reachable()).then_some("no gateway can be reached");
-            missing.into_iter().collect()
-        });
-        let admin = Admin::bind(addr, loaded.metrics, readiness).await?;
-        tokio::spawn(admin.run(drain.observer()));
+        let admin = Admin::bind(addr, loaded.metrics, readiness(tunnels)).await?;
+        tokio::spawn(admin.run(draining));
     }
     tracing::info!(cgroup = %config.capture.cgroup.display(), namespaces, "agent ready");
-    tokio::spawn(agent.run(drain));
+    tokio::spawn(agent.keep_warm());
     common::until_told(drainer, config.base.drain).await?;
+    if discovering.join().is_err() {
+        tracing::error!("the discovery of namespaces ended early");
+    }
     loaded.recorder.close();
     Ok(())
+}
+
+fn tunnels(config: &AgentConfig, loaded: &Loaded) -> anyhow::Result<Arc<Tunnels>> {
+    let trusted = [match &config.gateway_id {
+        Some(id) => id.clone(),
+        None => tls::default_gateways(&loaded.credentials)?,
+    }];
+    let tls = Arc::new(tls::agent_config(&loaded.credentials, &trusted)?);
+    Ok(Tunnels::new(
+        config.gateways.clone(),
+        tls,
+        loaded.metrics.clone(),
+    ))
+}
+
+/// Captures what is there. What is named one by one must be there; what is
+/// described may come later.
+fn discover(
+    config: &CaptureConfig,
+    agent: Agent,
+    capture: Arc<Mutex<Capture>>,
+) -> anyhow::Result<Discovery> {
+    let options = ScopeOptions {
+        ports: config.ports.clone(),
+        other_ports: config.other_ports,
+    };
+    let mut scopes = Scopes::new(agent, capture, options);
+    let targets = targets(config);
+    for path in targets.fixed() {
+        scopes.add(&Netns::at(path)?)?;
+    }
+    Discovery::start(targets, scopes).context("cannot watch for network namespaces")
+}
+
+/// The moment from which processes are captured.
+fn attach(capture: &Mutex<Capture>, config: &CaptureConfig) -> anyhow::Result<()> {
+    let mut capture = capture.lock().unwrap_or_else(PoisonError::into_inner);
+    capture.attach(&config.cgroup)?;
+    if let Some(dir) = &config.pin {
+        capture.pin(dir)?;
+    }
+    Ok(())
+}
+
+fn readiness(tunnels: Arc<Tunnels>) -> Readiness {
+    Arc::new(move || {
+        let missing = (!tunnels.is_reachable()).then_some("no gateway can be reached");
+        missing.into_iter().collect()
+    })
 }

@@ -45,6 +45,8 @@ pub struct CaptureOptions {
     pub cgroup: Option<PathBuf>,
     /// Network namespaces to serve.
     pub namespaces: Option<Vec<PathBuf>>,
+    /// Cgroups whose processes' network namespaces are served.
+    pub discover: Option<Vec<PathBuf>>,
     /// Ports that are redirected.
     pub ports: Option<Vec<u16>>,
     /// What happens to other ports.
@@ -76,8 +78,10 @@ pub struct AgentConfig {
 pub struct CaptureConfig {
     /// The cgroup whose processes are captured.
     pub cgroup: PathBuf,
-    /// Network namespaces to serve; the agent's own when empty.
+    /// Network namespaces to serve. With `discover` empty too, the agent's own.
     pub namespaces: Vec<PathBuf>,
+    /// Cgroups whose processes' network namespaces are served, as they come and go.
+    pub discover: Vec<PathBuf>,
     /// Ports that are redirected.
     pub ports: Vec<u16>,
     /// What happens to other ports.
@@ -118,11 +122,23 @@ impl AgentConfig {
     }
 }
 
+/// Where the kernel's links are pinned, from a configuration that need not be
+/// complete otherwise.
+///
+/// # Errors
+///
+/// Every mistake of the file.
+pub fn pin(file: Option<&Path>, flags: AgentOptions) -> Result<Option<PathBuf>, Mistakes> {
+    let written = super::read_file(file, read)?;
+    Ok(flags.capture.over(written.capture).pin)
+}
+
 impl CaptureOptions {
     fn over(self, file: CaptureOptions) -> CaptureOptions {
         CaptureOptions {
             cgroup: self.cgroup.or(file.cgroup),
             namespaces: self.namespaces.or(file.namespaces),
+            discover: self.discover.or(file.discover),
             ports: self.ports.or(file.ports),
             other_ports: self.other_ports.or(file.other_ports),
             resolvers: self.resolvers.or(file.resolvers),
@@ -135,6 +151,7 @@ impl CaptureOptions {
         Some(CaptureConfig {
             cgroup: needs.path("capture.cgroup", self.cgroup)?,
             namespaces: self.namespaces.unwrap_or_default(),
+            discover: self.discover.unwrap_or_default(),
             ports: self.ports.unwrap_or_else(|| vec![443]),
             other_ports: self.other_ports.unwrap_or(Fallback::Refuse),
             resolvers: self.resolvers,
@@ -161,6 +178,7 @@ fn read_capture(map: &Map<'_>) -> Option<CaptureOptions> {
     Some(CaptureOptions {
         cgroup: map.optional("cgroup", Value::path),
         namespaces: map.optional("namespaces", |value| value.list(Value::path)),
+        discover: map.optional("discover", |value| value.list(Value::path)),
         ports: map.optional("ports", |value| value.non_empty_list(Value::port)),
         other_ports: map.optional("other_ports", |value| value.one_of(FALLBACKS)),
         resolvers: map.optional("resolvers", |value| value.list(Value::ip_addr)),

@@ -85,11 +85,12 @@ fn pinned_links_stay_until_they_are_cleaned_up() {
     let dir = bpf_fs.path().join("egress");
     let World {
         place,
-        capture,
+        mut capture,
         cgroup,
         ..
     } = World::new();
-    drop(capture.pin(&dir).unwrap());
+    capture.pin(&dir).unwrap();
+    drop(capture);
     assert_eq!(attached_programs(cgroup.path()), PROGRAMS);
     connects_to_the_agent(&place, &cgroup);
 
@@ -116,7 +117,8 @@ fn pins_are_replaced_without_a_gap() {
     let generation = || {
         let mut capture = attached(&cgroup, &options());
         capture.add_scope(place.cookie, &place.scope()).unwrap();
-        capture.pin(&dir).unwrap()
+        capture.pin(&dir).unwrap();
+        capture
     };
     let mut latest = generation();
 
@@ -141,7 +143,7 @@ fn pins_are_replaced_without_a_gap() {
 
 #[test]
 fn pins_need_a_bpf_file_system() {
-    let world = World::new();
+    let mut world = World::new();
     let directory = TempDir::new().unwrap();
     let error = world.capture.pin(&directory.path().join("egress"));
     assert!(

@@ -1,0 +1,302 @@
+//! Which network namespaces are to be captured, noticed as they come and go.
+//!
+//! The kernel tells by inotify when a cgroup is made and when its first process
+//! comes (`cgroup.events`). A process may enter its namespace a little later than
+//! its cgroup, so a cgroup that has changed is looked at again a few times. A slow
+//! walk over everything finds what no event announced, and what is gone.
+
+use std::collections::{HashMap, HashSet};
+use std::fs;
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::inotify::{self, CreateFlags, ReadFlags, Reader, WatchFlags};
+
+use super::scopes::Scopes;
+use crate::drain::Observer;
+use crate::netns::Netns;
+
+/// When a cgroup that has changed is looked at again.
+const SETTLING: [Duration; 7] = [
+    Duration::ZERO,
+    Duration::from_millis(5),
+    Duration::from_millis(15),
+    Duration::from_millis(40),
+    Duration::from_millis(100),
+    Duration::from_millis(250),
+    Duration::from_secs(1),
+];
+
+/// How often everything is walked.
+const WALK: Duration = Duration::from_secs(10);
+
+/// How often to look whether the process is ending.
+const TICK: Duration = Duration::from_millis(200);
+
+/// What is to be captured.
+#[derive(Clone, Debug, Default)]
+pub struct Targets {
+    /// Files of network namespaces. The last component may have one `*`.
+    pub namespaces: Vec<PathBuf>,
+    /// Cgroups in and below which every process's namespace is captured. The last
+    /// component may have one `*`.
+    pub cgroups: Vec<PathBuf>,
+}
+
+impl Targets {
+    /// The namespaces that are named one by one.
+    pub fn fixed(&self) -> impl Iterator<Item = &PathBuf> {
+        self.namespaces.iter().filter(|path| !is_pattern(path))
+    }
+}
+
+/// Keeps a registry of scopes in step with what is there.
+pub struct Discovery {
+    targets: Targets,
+    scopes: Scopes,
+    inotify: OwnedFd,
+    watches: HashMap<i32, Watch>,
+    watched: HashSet<PathBuf>,
+    due: Vec<(Instant, PathBuf)>,
+    /// Namespaces that could not be captured, said once.
+    failed: HashSet<u64>,
+}
+
+/// A directory or event file that is watched, and the target that it speaks of.
+struct Watch {
+    path: PathBuf,
+    about: PathBuf,
+}
+
+impl Discovery {
+    /// Looks at everything once.
+    ///
+    /// # Errors
+    /// When the kernel gives no inotify instance.
+    pub fn start(targets: Targets, scopes: Scopes) -> io::Result<Discovery> {
+        let mut discovery = Discovery {
+            targets,
+            scopes,
+            inotify: inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?,
+            watches: HashMap::new(),
+            watched: HashSet::new(),
+            due: Vec::new(),
+            failed: HashSet::new(),
+        };
+        discovery.walk();
+        Ok(discovery)
+    }
+
+    /// How many namespaces are captured.
+    pub fn len(&self) -> usize {
+        self.scopes.len()
+    }
+
+    /// Whether none is.
+    pub fn is_empty(&self) -> bool {
+        self.scopes.is_empty()
+    }
+
+    /// Follows what happens until the drain begins. Blocks its thread.
+    pub fn run(mut self, draining: &Observer) {
+        let mut next_walk = Instant::now() + WALK;
+        while !draining.is_draining() {
+            let now = Instant::now();
+            let due = self.due.iter().map(|(due, _)| *due).min();
+            let until = due.map_or(next_walk, |due| due.min(next_walk));
+            self.wait(until.saturating_duration_since(now).min(TICK));
+            self.take_events();
+            self.look_again();
+            if Instant::now() >= next_walk {
+                self.walk();
+                next_walk = Instant::now() + WALK;
+            }
+        }
+    }
+
+    fn wait(&self, timeout: Duration) {
+        let mut fds = [PollFd::new(&self.inotify, PollFlags::IN)];
+        let timeout = Timespec::try_from(timeout).ok();
+        // Interrupted or not, everything is looked at afterwards.
+        let _ = poll(&mut fds, timeout.as_ref());
+    }
+
+    /// Turns what inotify says into cgroups to look at.
+    fn take_events(&mut self) {
+        let mut buffer = [MaybeUninit::uninit(); 16 * 1024];
+        let mut changed = HashSet::new();
+        let mut lost = false;
+        let mut reader = Reader::new(self.inotify.as_fd(), &mut buffer);
+        while let Ok(event) = reader.next() {
+            lost |= event.events().contains(ReadFlags::QUEUE_OVERFLOW);
+            if let Some(watch) = self.watches.get(&event.wd()) {
+                changed.insert(watch.about.clone());
+            }
+            if event.events().contains(ReadFlags::IGNORED)
+                && let Some(watch) = self.watches.remove(&event.wd())
+            {
+                self.watched.remove(&watch.path);
+            }
+        }
+        if lost {
+            self.walk();
+        }
+        let now = Instant::now();
+        for path in changed {
+            self.due
+                .extend(SETTLING.map(|after| (now + after, path.clone())));
+        }
+    }
+
+    fn look_again(&mut self) {
+        let now = Instant::now();
+        let (ready, later): (Vec<_>, Vec<_>) = self.due.drain(..).partition(|(due, _)| *due <= now);
+        self.due = later;
+        let paths: HashSet<PathBuf> = ready.into_iter().map(|(_, path)| path).collect();
+        for path in paths {
+            self.look_at(&path, &mut HashSet::new());
+        }
+    }
+
+    /// Looks at everything, and releases the namespaces that are gone.
+    fn walk(&mut self) {
+        let mut alive = HashSet::new();
+        let targets = self.targets.namespaces.iter().chain(&self.targets.cgroups);
+        for path in targets.cloned().collect::<Vec<_>>() {
+            self.look_at(&path, &mut alive);
+        }
+        self.failed.retain(|inode| alive.contains(inode));
+        for inode in self.scopes.inodes() {
+            if !alive.contains(&inode)
+                && let Err(error) = self.scopes.remove(inode)
+            {
+                tracing::warn!(%error, "a network namespace that is gone cannot be released");
+            }
+        }
+    }
+
+    /// Captures what a target, or each path that a pattern describes, leads to.
+    fn look_at(&mut self, target: &Path, alive: &mut HashSet<u64>) {
+        if !is_pattern(target) {
+            return self.look_at_one(target, alive);
+        }
+        let Some(folder) = target.parent() else {
+            return;
+        };
+        let changes = WatchFlags::CREATE | WatchFlags::DELETE | WatchFlags::ATTRIB;
+        self.watch(folder, target, changes);
+        let Ok(entries) = fs::read_dir(folder) else {
+            return;
+        };
+        for entry in entries.flatten() {
+            if fits(target, &entry.path()) {
+                self.look_at_one(&entry.path(), alive);
+            }
+        }
+    }
+
+    /// A directory is a cgroup, a file is a namespace.
+    fn look_at_one(&mut self, path: &Path, alive: &mut HashSet<u64>) {
+        if path.is_dir() {
+            self.cgroup(path, alive);
+        } else {
+            self.capture(path, alive);
+        }
+    }
+
+    /// Captures the namespaces of the processes in a cgroup and below it.
+    fn cgroup(&mut self, path: &Path, alive: &mut HashSet<u64>) {
+        self.watch(path, path, WatchFlags::CREATE | WatchFlags::ONLYDIR);
+        self.watch(&path.join("cgroup.events"), path, WatchFlags::MODIFY);
+        let procs = fs::read_to_string(path.join("cgroup.procs")).unwrap_or_default();
+        for pid in procs.lines().filter(|pid| *pid != "0") {
+            self.capture(&Path::new("/proc").join(pid).join("ns/net"), alive);
+        }
+        let Ok(entries) = fs::read_dir(path) else {
+            return;
+        };
+        for entry in entries.flatten() {
+            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                self.cgroup(&entry.path(), alive);
+            }
+        }
+    }
+
+    fn capture(&mut self, path: &Path, alive: &mut HashSet<u64>) {
+        // Whoever is gone by now needs no scope.
+        let Ok(inode) = fs::metadata(path).map(|metadata| metadata.ino()) else {
+            return;
+        };
+        alive.insert(inode);
+        if self.scopes.contains(inode) {
+            return;
+        }
+        let added = Netns::at(path)
+            .map_err(Into::into)
+            .and_then(|netns| self.scopes.add(&netns));
+        match added {
+            Ok(_) => {
+                self.failed.remove(&inode);
+            }
+            Err(error) if self.failed.insert(inode) => {
+                tracing::warn!("{:#}", anyhow::Error::new(error));
+            }
+            Err(_) => {}
+        }
+    }
+
+    /// Watches `path`; what happens there is about `about`.
+    fn watch(&mut self, path: &Path, about: &Path, flags: WatchFlags) {
+        if self.watched.contains(path) {
+            return;
+        }
+        match inotify::add_watch(self.inotify.as_fd(), path, flags) {
+            Ok(watch) => {
+                self.watched.insert(path.to_owned());
+                let (path, about) = (path.to_owned(), about.to_owned());
+                self.watches.insert(watch, Watch { path, about });
+            }
+            // The walk finds what cannot be watched, only later.
+            Err(error) => tracing::debug!(%error, path = %path.display(), "cannot watch"),
+        }
+    }
+}
+
+fn is_pattern(path: &Path) -> bool {
+    path.file_name()
+        .is_some_and(|name| name.as_encoded_bytes().contains(&b'*'))
+}
+
+/// Whether `path` is what the pattern's last component, with one `*`, describes.
+fn fits(pattern: &Path, path: &Path) -> bool {
+    let text = |path: &Path| Some(path.file_name()?.to_str()?.to_owned());
+    let (Some(pattern), Some(name)) = (text(pattern), text(path)) else {
+        return false;
+    };
+    let Some((first, last)) = pattern.split_once('*') else {
+        return pattern == name;
+    };
+    name.strip_prefix(first)
+        .is_some_and(|rest| rest.ends_with(last))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn patterns_describe_the_last_component() {
+        let fits = |pattern: &str, path: &str| fits(Path::new(pattern), Path::new(path));
+        assert!(fits("/run/netns/*", "/run/netns/a"));
+        assert!(fits("/run/netns/job-*-x", "/run/netns/job-1-x"));
+        assert!(!fits("/run/netns/job-*", "/run/netns/other"));
+        assert!(!fits("/run/netns/ab*ba", "/run/netns/aba"));
+        assert!(is_pattern(Path::new("/run/netns/*")));
+        assert!(!is_pattern(Path::new("/run/*/a")));
+    }
+}

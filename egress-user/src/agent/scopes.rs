@@ -1,0 +1,138 @@
+//! The captured network namespaces, added and removed while traffic flows.
+
+use std::collections::HashMap;
+use std::io;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::runtime::Handle;
+
+use super::capture::{Capture, CaptureError, Fallback, Scope};
+use super::listener::{self, BoundScope};
+use super::{Agent, Serving};
+use crate::netns::{Netns, NetnsCookie, NetnsError};
+
+/// How every namespace is captured.
+#[derive(Clone, Debug)]
+pub struct ScopeOptions {
+    /// Ports that are redirected.
+    pub ports: Vec<u16>,
+    /// What happens to other ports.
+    pub other_ports: Fallback,
+}
+
+/// Why a namespace cannot be captured.
+#[derive(Debug, thiserror::Error)]
+pub enum ScopeError {
+    /// It cannot be opened or entered.
+    #[error(transparent)]
+    Netns(#[from] NetnsError),
+    /// There is no loopback to listen on, most often because `lo` is down.
+    #[error("cannot listen on loopback in {}; is `lo` up there?", path.display())]
+    Listen {
+        /// The namespace.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// The kernel programs cannot be told.
+    #[error(transparent)]
+    Capture(#[from] CaptureError),
+}
+
+/// The registry: which namespaces are served, by inode.
+pub struct Scopes {
+    agent: Agent,
+    capture: Arc<Mutex<Capture>>,
+    options: ScopeOptions,
+    runtime: Handle,
+    serving: HashMap<u64, (NetnsCookie, Serving)>,
+}
+
+impl Scopes {
+    /// An empty registry. Must be called on the async runtime.
+    pub fn new(agent: Agent, capture: Arc<Mutex<Capture>>, options: ScopeOptions) -> Scopes {
+        Scopes {
+            agent,
+            capture,
+            options,
+            runtime: Handle::current(),
+            serving: HashMap::new(),
+        }
+    }
+
+    /// How many namespaces are served.
+    pub fn len(&self) -> usize {
+        self.serving.len()
+    }
+
+    /// Whether none is.
+    pub fn is_empty(&self) -> bool {
+        self.serving.is_empty()
+    }
+
+    /// The inodes of the namespaces that are served.
+    pub fn inodes(&self) -> Vec<u64> {
+        self.serving.keys().copied().collect()
+    }
+
+    /// Whether the namespace with this inode is served.
+    pub fn contains(&self, inode: u64) -> bool {
+        self.serving.contains_key(&inode)
+    }
+
+    /// Captures a namespace: first the listeners, then what leads to them. Gives
+    /// its inode. One that is captured already is left as it is.
+    ///
+    /// It blocks for the time of a thread's life; not to be called on a worker.
+    ///
+    /// # Errors
+    /// Any [`ScopeError`]; nothing is captured then.
+    pub fn add(&mut self, netns: &Netns) -> Result<u64, ScopeError> {
+        let failed = |source| ScopeError::Listen {
+            path: netns.path().to_owned(),
+            source,
+        };
+        let inode = netns.inode().map_err(failed)?;
+        if self.contains(inode) {
+            return Ok(inode);
+        }
+        let bound = netns.on_thread(listener::bind_here)?.map_err(failed)?;
+        let cookie = bound.cookie();
+        let scope = self.scope(&bound).map_err(failed)?;
+        let guard = self.runtime.enter();
+        let serving = self.agent.serve(bound).map_err(failed)?;
+        drop(guard);
+        self.kernel().add_scope(cookie, &scope)?;
+        self.serving.insert(inode, (cookie, serving));
+        tracing::debug!(netns = %netns.path().display(), "captured a network namespace");
+        Ok(inode)
+    }
+
+    /// Ends the capture of a namespace: it is unregistered from now on, and its
+    /// listeners, which had kept it alive, are closed.
+    ///
+    /// # Errors
+    /// When the kernel programs cannot be told; the namespace stays captured.
+    pub fn remove(&mut self, inode: u64) -> Result<(), CaptureError> {
+        if let Some((cookie, _)) = self.serving.get(&inode) {
+            self.kernel().remove_scope(*cookie)?;
+            self.serving.remove(&inode);
+            tracing::debug!(inode, "released a network namespace");
+        }
+        Ok(())
+    }
+
+    fn scope(&self, bound: &BoundScope) -> io::Result<Scope> {
+        Ok(Scope {
+            listen_v4: bound.v4_port()?,
+            listen_v6: bound.v6_port()?,
+            ports: self.options.ports.clone(),
+            other_ports: self.options.other_ports,
+        })
+    }
+
+    fn kernel(&self) -> std::sync::MutexGuard<'_, Capture> {
+        self.capture.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

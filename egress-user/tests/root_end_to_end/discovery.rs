@@ -1,0 +1,69 @@
+//! Network namespaces that nobody named: the agent finds them by the cgroup of their processes.
+
+use std::process::Command;
+
+use egress_lab::{Namespace, tools};
+
+use super::clients::run;
+use super::world::{EN, IBM, Wish, World};
+
+/// Fetches a page as soon as the kernel lets it, and says so. Until its namespace has been
+/// found the kernel refuses (EPERM, 1): never does it get through in another way.
+const SCRIPT: &str = r#"
+import socket, ssl, sys, time
+address, name, authority = sys.argv[1:]
+deadline = time.monotonic() + 30
+while True:
+    try:
+        raw = socket.create_connection((address, 443))
+        break
+    except PermissionError:
+        if time.monotonic() > deadline: raise
+        time.sleep(0.001)
+tls = ssl.create_default_context(cafile=authority).wrap_socket(raw, server_hostname=name)
+tls.sendall(f"GET / HTTP/1.0\r\nHost: {name}\r\n\r\n".encode())
+page = b""
+while part := tls.recv(65536): page += part
+print(page.decode().split("<title>")[1].split("</title>")[0])
+"#;
+
+fn elsewhere(world: &World, namespace: &Namespace, name: &str, address: &str) -> Command {
+    let mut python = tools::locate("python3").unwrap().command();
+    world.cgroup.enter(&mut python).unwrap();
+    namespace.enter(&mut python).unwrap();
+    python
+        .args(["-c", SCRIPT, address, name])
+        .arg(world.authority.certificate());
+    python
+}
+
+#[test]
+fn a_namespace_that_comes_later_is_captured() {
+    let world = World::with(&Wish {
+        capture: &["discover: [CGROUP]"],
+        ..Wish::default()
+    });
+    let namespace = Namespace::new().unwrap();
+    let address = EN.v4.to_string();
+    let answer = run(&mut elsewhere(&world, &namespace, EN.name, &address));
+    assert_eq!(answer.stdout, format!("{}\n", EN.name), "{answer:#?}");
+
+    let records = world.finish();
+    let (agent, gateway) = records.one_each();
+    assert_eq!(agent.text("verdict"), "allowed");
+    assert_eq!(gateway.text("verdict"), "allowed");
+}
+
+#[test]
+fn what_is_discovered_is_judged_like_the_rest() {
+    let world = World::with(&Wish {
+        capture: &["discover: [CGROUP]"],
+        ..Wish::default()
+    });
+    let namespace = Namespace::new().unwrap();
+    let address = IBM.v4.to_string();
+    let answer = run(&mut elsewhere(&world, &namespace, IBM.name, &address));
+    assert!(answer.stderr.contains("ACCESS_DENIED"), "{answer:#?}");
+    world.assert_nothing_arrived(IBM);
+    assert_eq!(world.finish().agent_alone().text("reason"), "no_rule");
+}
