@@ -224,7 +224,9 @@ impl Capture {
     /// Fails when `dir` is not on a bpf file system or the kernel refuses. This process's programs
     /// are detached then; earlier pins that were not replaced yet stay.
     pub fn pin(&mut self, dir: &Path) -> Result<(), CaptureError> {
-        self.links = pins::replace(dir, mem::take(&mut self.links))?;
+        // Only the pins hold the links from now on, so that a successor that replaces them ends
+        // them, while this process goes on serving what it has accepted.
+        drop(pins::replace(dir, mem::take(&mut self.links))?);
         Ok(())
     }
 }

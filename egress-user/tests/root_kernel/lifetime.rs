@@ -141,6 +141,35 @@ fn pins_are_replaced_without_a_gap() {
     gone(&cgroup);
 }
 
+/// The predecessor may still have connections to serve, but new ones are not its business.
+#[test]
+fn a_successor_takes_over_while_the_predecessor_lives() {
+    let bpf_fs = BpfFs::mount();
+    let dir = bpf_fs.path().join("egress");
+    let (first, second) = (Place::new(), Place::new());
+    let cgroup = Cgroup::new().unwrap();
+    let generation = |place: &Place| {
+        let mut capture = attached(&cgroup, &options());
+        capture.add_scope(place.cookie, &place.scope()).unwrap();
+        capture.pin(&dir).unwrap();
+        capture
+    };
+    let predecessor = generation(&first);
+    connects_to_the_agent(&first, &cgroup);
+
+    let _successor = generation(&second);
+    assert_eq!(attached_programs(cgroup.path()), PROGRAMS);
+    connects_to_the_agent(&second, &cgroup);
+    // Its scopes are gone with its programs: the successor does not know this namespace.
+    let script = Script::connect(DST);
+    assert_eq!(first.start(&cgroup, &script).outcomes(), [Outcome::REFUSED]);
+    first.origin_is_untouched();
+
+    drop(predecessor);
+    assert_eq!(attached_programs(cgroup.path()), PROGRAMS);
+    connects_to_the_agent(&second, &cgroup);
+}
+
 #[test]
 fn pins_need_a_bpf_file_system() {
     let mut world = World::new();
