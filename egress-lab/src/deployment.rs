@@ -103,6 +103,17 @@ impl Deployment {
         read_records(&self.home.join(format!("{hop}.jsonl")))
     }
 
+    /// Puts another policy document in a hop's old one's place, as an editor does: by renaming.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn replace_policy(&self, hop: Hop, policy: &str) -> anyhow::Result<()> {
+        let path = self.home.join(format!("{hop}-policy.yaml"));
+        let new = path.with_extension("new");
+        fs::write(&new, policy)?;
+        Ok(fs::rename(new, path)?)
+    }
+
     /// Ends both as an operator would, with SIGTERM, and waits: afterwards every record is
     /// written.
     ///

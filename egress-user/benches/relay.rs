@@ -15,7 +15,6 @@ use std::time::{Duration, Instant, SystemTime};
 
 use egress_user::addr::{ClientAddr, OriginAddr, OriginalDst};
 use egress_user::connection_id::ConnectionId;
-use egress_user::drain;
 use egress_user::pki::{TrialCa, Validity};
 use egress_user::relay;
 use egress_user::tunnel::frame::{Opened, Role};
@@ -167,8 +166,8 @@ fn spawn<T: Transport + 'static>(
     mut tunnel: Tunnel<T>,
 ) -> tokio::task::JoinHandle<Tunnel<T>> {
     tokio::spawn(async move {
-        let (_drainer, mut drain) = drain::channel();
-        let carried = relay::carry(&mut socket, &mut tunnel, LONG, &mut drain).await;
+        let never = std::future::pending();
+        let carried = relay::carry(&mut socket, &mut tunnel, LONG, never).await;
         carried.result.unwrap();
         tunnel
     })

@@ -10,14 +10,13 @@ pub mod tunnels;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
 use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use crate::addr::ClientAddr;
 use crate::cgroup::Cgroup2;
 use crate::drain::Drain;
-use crate::policy::Policy;
+use crate::in_force::InForce;
 use crate::record::Recorder;
 use capture::Flows;
 use connection::Accepted;
@@ -60,7 +59,7 @@ pub struct AgentParts {
     /// The way to the gateways.
     pub tunnels: Arc<Tunnels>,
     /// The policy in force; swapped on reload.
-    pub policy: Arc<ArcSwap<Policy>>,
+    pub policy: InForce,
     /// Where records go.
     pub recorder: Recorder,
     /// Names for cgroup ids.
@@ -72,7 +71,7 @@ pub struct AgentParts {
 struct Shared {
     flows: Flows,
     tunnels: Arc<Tunnels>,
-    policy: Arc<ArcSwap<Policy>>,
+    policy: InForce,
     recorder: Recorder,
     cgroups: Cgroup2,
     limits: Limits,

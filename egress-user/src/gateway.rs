@@ -11,7 +11,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
 use rustls::ServerConfig;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
@@ -19,7 +18,7 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::addr::AgentAddr;
 use crate::drain::Drain;
-use crate::policy::Policy;
+use crate::in_force::InForce;
 use crate::record::Recorder;
 use crate::tunnel::identity::IdPattern;
 use resolve::{ResolveOptions, Resolver, ResolverError};
@@ -63,7 +62,7 @@ pub struct GatewayParts {
     /// Agents that may open tunnels.
     pub agents: Vec<IdPattern>,
     /// The policy in force; swapped on reload.
-    pub policy: Arc<ArcSwap<Policy>>,
+    pub policy: InForce,
     /// Name resolution.
     pub resolve: ResolveOptions,
     /// Where records go.
@@ -91,7 +90,7 @@ pub enum BindError {
 struct Shared {
     tls: TlsAcceptor,
     agents: Vec<IdPattern>,
-    policy: Arc<ArcSwap<Policy>>,
+    policy: InForce,
     resolver: Resolver,
     recorder: Recorder,
     limits: Limits,

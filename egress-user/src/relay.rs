@@ -18,9 +18,13 @@ use tokio::io::AsyncWrite;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
 
+use crate::connection_id::ConnectionId;
 use crate::drain::Drain;
+use crate::in_force::InForce;
+use crate::policy::Admitted;
 use crate::tunnel::frame::{FrameHeader, HEADER_LEN, Kind, MAX_DATA, ResetCode};
 use crate::tunnel::stream::{Incoming, Transport, Tunnel, TunnelError};
+use crate::workload::Workload;
 
 /// One frame that fills one TLS record.
 const SLOT: usize = HEADER_LEN + MAX_DATA;
@@ -55,6 +59,9 @@ pub enum RelayError {
     /// The process is ending and its deadline has passed.
     #[error("the process is ending")]
     Drained,
+    /// A policy that came into force meanwhile refuses the connection.
+    #[error("the policy in force refuses it now")]
+    PolicyChanged,
 }
 
 impl RelayError {
@@ -65,6 +72,7 @@ impl RelayError {
             RelayError::Tunnel(_) => ResetCode::Internal,
             RelayError::Idle => ResetCode::IdleTimeout,
             RelayError::Drained => ResetCode::Shutdown,
+            RelayError::PolicyChanged => ResetCode::PolicyChanged,
         }
     }
 }
@@ -83,8 +91,8 @@ pub struct Carried {
 }
 
 /// Carries the stream that is open on `tunnel` until both directions have
-/// ended. A direction that ends is half-closed at the other side and the other
-/// direction goes on.
+/// ended, or `cut` says why it must end now. A direction that ends is half-closed
+/// at the other side and the other direction goes on.
 ///
 /// The idle limit is checked in whole periods, so a silent stream ends after
 /// one to two times `idle`.
@@ -92,18 +100,33 @@ pub async fn carry<T: Transport>(
     socket: &mut TcpStream,
     tunnel: &mut Tunnel<T>,
     idle: Duration,
-    drain: &mut Drain,
+    cut: impl Future<Output = RelayError>,
 ) -> Carried {
     let mut relay = Relay::new(socket, tunnel);
     let result = tokio::select! {
         result = relay.run(idle) => result,
-        () = drain.forced() => Err(RelayError::Drained),
+        error = cut => Err(error),
     };
     Carried {
         from_socket: relay.outward.bytes,
         from_tunnel: relay.inward.bytes,
         first: relay.first,
         result,
+    }
+}
+
+/// Why a stream that goes well must end all the same: the process is ending, or a later
+/// policy refuses it.
+pub async fn interruption(
+    drain: &mut Drain,
+    in_force: &mut InForce,
+    admitted: &Admitted,
+    workload: &Workload,
+    connection: ConnectionId,
+) -> RelayError {
+    tokio::select! {
+        () = drain.forced() => RelayError::Drained,
+        () = in_force.refuses(admitted, workload, connection) => RelayError::PolicyChanged,
     }
 }
 

@@ -16,7 +16,6 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
-use arc_swap::ArcSwap;
 use egress_common::Fallback;
 use rustls::pki_types::UnixTime;
 
@@ -29,6 +28,7 @@ use crate::descriptors;
 use crate::drain::{self, Drain, Drainer};
 use crate::gateway::resolve::ResolveOptions;
 use crate::gateway::{self, Gateway, GatewayParts};
+use crate::in_force::{self, InForce};
 use crate::pki::{TrialCa, Validity};
 use crate::policy::Policy;
 use crate::record::{LogFormat, Metrics, Painter, Recorder, Tally, Target};
@@ -177,7 +177,7 @@ fn serve(
         .context("cannot start the async runtime")?;
     let (drainer, drain) = drain::channel();
     let halves = Halves {
-        policy: Arc::new(ArcSwap::from_pointee(options.policy)),
+        policy: in_force::channel(options.policy).1,
         resolve: options.resolve,
         recorder: recorder.clone(),
     };
@@ -202,7 +202,7 @@ fn serve(
 
 /// What the agent and the gateway of a run share.
 struct Halves {
-    policy: Arc<ArcSwap<Policy>>,
+    policy: InForce,
     resolve: ResolveOptions,
     recorder: Recorder,
 }

@@ -102,7 +102,7 @@ const ROOMS: &[Rule] = &[
     },
     Rule {
         name: "crate::config",
-        only: &["config", "cli"],
+        only: &["config", "cli", "reload"],
     },
     Rule {
         name: "crate::pki",

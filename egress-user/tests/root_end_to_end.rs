@@ -30,5 +30,7 @@ mod half_close;
 mod identity;
 #[path = "root_end_to_end/refused.rs"]
 mod refused;
+#[path = "root_end_to_end/reload.rs"]
+mod reload;
 #[path = "root_end_to_end/run.rs"]
 mod run;

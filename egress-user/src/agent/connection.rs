@@ -13,6 +13,7 @@ use crate::connection_id::ConnectionId;
 use crate::drain::Drain;
 use crate::farewell;
 use crate::hello;
+use crate::in_force::InForce;
 use crate::intake::{self, Intake, IntakeError};
 use crate::policy::{Admitted, Digest, Policy, Request, Verdict};
 use crate::record::{ClosedBy, Hop, Pending};
@@ -48,14 +49,18 @@ impl From<Refusal> for Ending {
 /// Serves one connection and writes its record.
 pub(super) async fn serve(shared: Arc<Shared>, mut accepted: Accepted, mut drain: Drain) {
     let mut record = Pending::open(&shared.recorder, Hop::Agent, ConnectionId::new());
-    let policy = shared.policy.load_full();
+    let mut in_force = shared.policy.clone();
+    let policy = in_force.now();
     describe(&mut record, &shared, &policy, &accepted);
     let opened = tokio::select! {
         opened = open(&shared, &policy, &mut accepted, &mut record) => opened,
         () = drain.forced() => Err(Refusal::new(Class::Busy, "drained").into()),
     };
     let ended = match opened {
-        Ok(stream) => carry(&shared, &mut accepted, stream, &mut record, &mut drain).await,
+        Ok(stream) => {
+            let interrupts = (&mut drain, &mut in_force);
+            carry(&shared, &mut accepted, stream, &mut record, interrupts).await
+        }
         Err(ending) => Err(ending),
     };
     match ended {
@@ -66,6 +71,8 @@ pub(super) async fn serve(shared: Arc<Shared>, mut accepted: Accepted, mut drain
             record.refused(refusal);
             farewell::say(accepted.socket, &alert).await;
         }
+        // Decided, not broken: the client's session ends, and its TLS knows that it was cut.
+        Err(Ending::Cut(refusal)) if refusal.class == Class::Denied => record.refused(refusal),
         Err(Ending::Cut(refusal)) => {
             record.refused(refusal);
             farewell::reset(accepted.socket);
@@ -229,11 +236,13 @@ async fn carry(
     accepted: &mut Accepted,
     mut stream: Stream,
     record: &mut Pending,
-    drain: &mut Drain,
+    (drain, in_force): (&mut Drain, &mut InForce),
 ) -> Result<Option<Refusal>, Ending> {
     let tunnel = stream.lease.tunnel();
     let idle = shared.limits.idle;
-    let carried = relay::carry(&mut accepted.socket, tunnel, idle, drain).await;
+    let (admitted, workload) = (&stream.admitted, &record.workload);
+    let interruption = relay::interruption(drain, in_force, admitted, workload, record.connection);
+    let carried = relay::carry(&mut accepted.socket, tunnel, idle, interruption).await;
     note_carried(record, &carried);
     match carried.result {
         Ok(()) => {
@@ -262,10 +271,19 @@ fn cut(error: &RelayError, record: &mut Pending) -> Refusal {
         RelayError::Tunnel(TunnelError::Reset(ResetCode::Aborted)) => {
             ("origin_reset", ClosedBy::Origin)
         }
+        RelayError::Tunnel(TunnelError::Reset(ResetCode::PolicyChanged)) => {
+            return policy_changed(record);
+        }
         RelayError::Tunnel(error) => (error.reason(), ClosedBy::Egress),
         RelayError::Idle => ("idle", ClosedBy::Egress),
         RelayError::Drained => ("drained", ClosedBy::Egress),
+        RelayError::PolicyChanged => return policy_changed(record),
     };
     record.closed_by.get_or_insert(by);
     Refusal::new(Class::Internal, reason)
+}
+
+fn policy_changed(record: &mut Pending) -> Refusal {
+    record.closed_by.get_or_insert(ClosedBy::Egress);
+    Refusal::new(Class::Denied, ResetCode::PolicyChanged.reason())
 }

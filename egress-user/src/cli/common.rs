@@ -6,15 +6,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use arc_swap::ArcSwap;
 use clap::Args;
 use rustls::pki_types::UnixTime;
 
 use crate::config::{self, Base, Common};
 use crate::descriptors;
-use crate::drain::Drainer;
+use crate::drain::{Drainer, Observer};
+use crate::in_force::{self, InForce};
 use crate::policy::Policy;
 use crate::record::{LogFormat, Metrics, Recorder};
+use crate::reload::Reloader;
 use crate::tunnel::tls::Credentials;
 
 /// Flags over the configuration file; each is also a variable.
@@ -77,7 +78,8 @@ impl From<CommonArgs> for Common {
 
 /// What both halves load before they start.
 pub(super) struct Loaded {
-    pub(super) policy: Arc<ArcSwap<Policy>>,
+    pub(super) policy: InForce,
+    pub(super) reloader: Reloader,
     pub(super) credentials: Credentials,
     pub(super) recorder: Recorder,
     pub(super) metrics: Arc<Metrics>,
@@ -95,12 +97,25 @@ pub(super) fn load(base: &Base) -> anyhow::Result<Loaded> {
     tracing::info!(id = %credentials.id(), valid_until = %credentials.valid_until(), "credentials loaded");
     let metrics = Arc::new(Metrics::default());
     let recorder = Recorder::open(&base.log, base.log_format, metrics.clone())?;
+    let (enforcer, in_force) = in_force::channel(policy);
+    let reloader = Reloader::new(base.policy.clone(), enforcer, metrics.clone())
+        .context("cannot watch the policy file")?;
     Ok(Loaded {
-        policy: Arc::new(ArcSwap::from_pointee(policy)),
+        policy: in_force,
+        reloader,
         credentials,
         recorder,
         metrics,
     })
+}
+
+/// Follows the policy file on a thread of its own until the drain begins.
+pub(super) fn follow(reloader: Reloader, draining: Observer) -> anyhow::Result<()> {
+    std::thread::Builder::new()
+        .name("policy".to_owned())
+        .spawn(move || reloader.run(&draining))
+        .context("cannot start a thread")?;
+    Ok(())
 }
 
 fn load_policy(base: &Base) -> anyhow::Result<Policy> {

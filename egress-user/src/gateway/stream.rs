@@ -11,6 +11,7 @@ use super::connection::{GatewayTunnel, describe};
 use super::dial::{self, Dialled};
 use crate::addr::OriginalDst;
 use crate::drain::Drain;
+use crate::in_force::InForce;
 use crate::intake::{self, Intake};
 use crate::policy::{Admitted, Policy, Request, Verdict};
 use crate::record::{ClosedBy, Hop, Pending};
@@ -47,7 +48,8 @@ pub(super) async fn serve(
     drain: &mut Drain,
 ) -> bool {
     let mut record = Pending::open(&shared.recorder, Hop::Gateway, header.connection_id);
-    let policy = shared.policy.load_full();
+    let mut in_force = shared.policy.clone();
+    let policy = in_force.now();
     record.policy = Some(policy.digest().to_string());
     describe(&mut record, peer, &header);
     let opened = tokio::select! {
@@ -55,7 +57,10 @@ pub(super) async fn serve(
         () = drain.forced() => Err(Refusal::new(Class::Busy, "drained").into()),
     };
     let ended = match opened {
-        Ok(stream) => carry(shared, tunnel, stream, &mut record, drain).await,
+        Ok(stream) => {
+            let interrupts = (drain, &mut in_force);
+            carry(shared, tunnel, stream, &mut record, interrupts).await
+        }
         Err(ending) => Err(ending),
     };
     match ended {
@@ -232,9 +237,12 @@ async fn carry(
     tunnel: &mut GatewayTunnel,
     mut stream: Stream,
     record: &mut Pending,
-    drain: &mut Drain,
+    (drain, in_force): (&mut Drain, &mut InForce),
 ) -> Result<Option<Refusal>, Ending> {
-    let carried = relay::carry(&mut stream.origin, tunnel, shared.limits.idle, drain).await;
+    let idle = shared.limits.idle;
+    let (admitted, workload) = (&stream.admitted, &record.workload);
+    let interruption = relay::interruption(drain, in_force, admitted, workload, record.connection);
+    let carried = relay::carry(&mut stream.origin, tunnel, idle, interruption).await;
     note_carried(record, &carried);
     match carried.result {
         Ok(()) => Ok(stream.admitted.would_refuse().cloned()),
@@ -261,16 +269,25 @@ fn cut(error: &RelayError, record: &mut Pending) -> Ending {
         RelayError::Tunnel(TunnelError::Reset(ResetCode::Aborted)) => {
             ("client_reset", ClosedBy::Client)
         }
-        RelayError::Tunnel(error) => (error.reason(), ClosedBy::Egress),
         RelayError::Idle => ("idle", ClosedBy::Egress),
         RelayError::Drained => ("drained", ClosedBy::Egress),
+        RelayError::PolicyChanged
+        | RelayError::Tunnel(TunnelError::Reset(ResetCode::PolicyChanged)) => {
+            (ResetCode::PolicyChanged.reason(), ClosedBy::Egress)
+        }
+        RelayError::Tunnel(error) => (error.reason(), ClosedBy::Egress),
     };
     record.closed_by.get_or_insert(by);
-    let refusal = Refusal::new(Class::Internal, reason);
+    let class = match reason {
+        reason if reason == ResetCode::PolicyChanged.reason() => Class::Denied,
+        _ => Class::Internal,
+    };
+    let refusal = Refusal::new(class, reason);
     match error {
         RelayError::Tunnel(_) => Ending::Gone(refusal),
-        RelayError::Socket(_) | RelayError::Idle | RelayError::Drained => {
-            Ending::Cut(refusal, error.reset_code())
-        }
+        RelayError::Socket(_)
+        | RelayError::Idle
+        | RelayError::Drained
+        | RelayError::PolicyChanged => Ending::Cut(refusal, error.reset_code()),
     }
 }

@@ -43,6 +43,11 @@ struct KernelLabels {
     judgement: &'static str,
 }
 
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+struct PolicyLabels {
+    digest: String,
+}
+
 /// What can happen to a tunnel.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum TunnelEvent {
@@ -76,6 +81,8 @@ pub struct Metrics {
     tunnels: Family<TunnelLabels, Counter>,
     unclaimed: Counter,
     records_lost: Counter,
+    policy: Family<PolicyLabels, Gauge>,
+    reload_failed: Gauge,
 }
 
 impl Default for Metrics {
@@ -89,6 +96,8 @@ impl Default for Metrics {
             tunnels: Family::default(),
             unclaimed: Counter::default(),
             records_lost: Counter::default(),
+            policy: Family::default(),
+            reload_failed: Gauge::default(),
         };
         registry.register(
             "connections",
@@ -119,6 +128,16 @@ impl Default for Metrics {
             "records_lost",
             "Records that could not be written to the log",
             metrics.records_lost.clone(),
+        );
+        registry.register(
+            "policy",
+            "The policy in force, by the digest of its text",
+            metrics.policy.clone(),
+        );
+        registry.register(
+            "policy_reload_failed",
+            "1 while the policy file is one that could not be put into force",
+            metrics.reload_failed.clone(),
         );
         Metrics {
             registry: Mutex::new(registry),
@@ -156,6 +175,20 @@ impl Metrics {
     /// Somebody connected to the agent's listener without being redirected to it.
     pub fn unclaimed(&self) {
         self.unclaimed.inc();
+    }
+
+    /// Which policy is in force.
+    pub fn policy_in_force(&self, digest: &str) {
+        self.policy.clear();
+        let labels = PolicyLabels {
+            digest: digest.to_owned(),
+        };
+        self.policy.get_or_create(&labels).set(1);
+    }
+
+    /// Whether the policy file as it is now could not be put into force.
+    pub fn policy_reload_failed(&self, failed: bool) {
+        self.reload_failed.set(failed.into());
     }
 
     pub(super) fn opened(&self, hop: Hop) {

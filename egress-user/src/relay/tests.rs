@@ -68,8 +68,8 @@ type Ended = (Tunnel<Wire>, Carried);
 
 fn spawn(mut socket: TcpStream, mut tunnel: Tunnel<Wire>, idle: Duration) -> JoinHandle<Ended> {
     tokio::spawn(async move {
-        let (_drainer, mut drain) = drain::channel();
-        let carried = carry(&mut socket, &mut tunnel, idle, &mut drain).await;
+        let never = std::future::pending();
+        let carried = carry(&mut socket, &mut tunnel, idle, never).await;
         if let Err(error) = &carried.result {
             let _ = tunnel.send_reset(error.reset_code()).await;
         }
@@ -257,8 +257,13 @@ async fn forced_drain_keeps_the_counts() {
     open_stream(&mut agent, &mut gateway).await;
     let (mut client, mut captured) = sockets().await;
     let (drainer, mut drain) = drain::channel();
-    let carrying =
-        tokio::spawn(async move { carry(&mut captured, &mut agent, LONG, &mut drain).await });
+    let carrying = tokio::spawn(async move {
+        carry(&mut captured, &mut agent, LONG, async {
+            drain.forced().await;
+            RelayError::Drained
+        })
+        .await
+    });
     client.write_all(b"bytes").await.unwrap();
     let mut got = bytes::BytesMut::new();
     gateway.read_data(&mut got).await.unwrap();

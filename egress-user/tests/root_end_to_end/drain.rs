@@ -87,7 +87,7 @@ fn what_does_not_finish_in_time_is_cut_and_says_so() {
 }
 
 /// Sends one half, waits for the word, and sends the other.
-fn origin_in_two_halves(world: &World) -> (JoinHandle<()>, Sender<()>) {
+pub(crate) fn origin_in_two_halves(world: &World) -> (JoinHandle<()>, Sender<()>) {
     let listener = listen(world);
     let (proceed, wait) = channel();
     let origin = thread::spawn(move || {
@@ -105,7 +105,7 @@ fn origin_in_two_halves(world: &World) -> (JoinHandle<()>, Sender<()>) {
     (origin, proceed)
 }
 
-fn client_in_two_halves(world: &World) -> Process {
+pub(crate) fn client_in_two_halves(world: &World) -> Process {
     let script = format!(
         "{HELLO}
 half = 0
