@@ -34,6 +34,8 @@ pub enum Counter {
     RefuseOtherPort,
     /// Refused: the scope has no listener.
     RefuseNoListener,
+    /// Refused: the agent has not been heard of for too long.
+    RefuseStale,
     /// Refused: bound to a device and not to be released from it.
     RefuseBoundDevice,
     /// Refused: the original destination could not be stored.
@@ -50,7 +52,7 @@ pub enum Counter {
 
 impl Counter {
     /// Every counter, in the order of its number.
-    pub const ALL: [Counter; 21] = [
+    pub const ALL: [Counter; 22] = [
         Counter::PassLoopback,
         Counter::PassExempt,
         Counter::PassUnregistered,
@@ -66,6 +68,7 @@ impl Counter {
         Counter::RefuseUdp,
         Counter::RefuseOtherPort,
         Counter::RefuseNoListener,
+        Counter::RefuseStale,
         Counter::RefuseBoundDevice,
         Counter::RefuseStorage,
         Counter::RefuseSettings,
@@ -98,6 +101,7 @@ impl Counter {
             Counter::RefuseUdp => "refuse_udp",
             Counter::RefuseOtherPort => "refuse_other_port",
             Counter::RefuseNoListener => "refuse_no_listener",
+            Counter::RefuseStale => "refuse_stale",
             Counter::RefuseBoundDevice => "refuse_bound_device",
             Counter::RefuseStorage => "refuse_storage",
             Counter::RefuseSettings => "refuse_settings",

@@ -72,6 +72,8 @@ pub struct Attempt {
     pub dst: Addr,
     /// The destination's port.
     pub port: Port,
+    /// When it is made, in nanoseconds on the clock that starts with the machine.
+    pub now: u64,
 }
 
 /// What becomes of an [`Attempt`].
@@ -128,6 +130,8 @@ pub enum Refuse {
     OtherPort,
     /// The scope has no listener.
     NoListener,
+    /// The agent has not been heard of for too long: a redirect would end in a hang.
+    Stale,
     /// The socket is bound to a device and could not be released from it.
     BoundDevice,
     /// The original destination could not be stored.
@@ -166,6 +170,7 @@ pub fn decide(
     }
     match (attempt.protocol, scope.captures(attempt.port)) {
         (Protocol::Other, _) => Verdict::Pass(Pass::Protocol),
+        (Protocol::Tcp, true) if settings.is_stale(attempt.now) => Verdict::Refuse(Refuse::Stale),
         (Protocol::Tcp, true) => redirect(scope, attempt.form),
         (Protocol::Udp, true) => Verdict::Refuse(Refuse::Udp),
         (Protocol::Tcp | Protocol::Udp, false) => other_port(settings, scope, attempt),
@@ -240,6 +245,7 @@ impl Verdict {
             Verdict::Refuse(Refuse::Udp) => Counter::RefuseUdp,
             Verdict::Refuse(Refuse::OtherPort) => Counter::RefuseOtherPort,
             Verdict::Refuse(Refuse::NoListener) => Counter::RefuseNoListener,
+            Verdict::Refuse(Refuse::Stale) => Counter::RefuseStale,
             Verdict::Refuse(Refuse::BoundDevice) => Counter::RefuseBoundDevice,
             Verdict::Refuse(Refuse::Storage) => Counter::RefuseStorage,
             Verdict::Refuse(Refuse::Settings) => Counter::RefuseSettings,

@@ -152,11 +152,15 @@ pub struct Settings {
     /// Name servers; what is not used is the unspecified address, which never leaves the
     /// namespace.
     resolvers: [Addr; MAX_RESOLVERS],
+    /// When the agent last said that it lives.
+    beat: u64,
+    /// How old that may be; 0 without limit.
+    limit: u64,
     unregistered: u8,
     zero: [u8; 7],
 }
 
-const _: () = assert!(size_of::<Settings>() == 8 * EXEMPT_CGROUPS + 16 * MAX_RESOLVERS + 8);
+const _: () = assert!(size_of::<Settings>() == 8 * EXEMPT_CGROUPS + 16 * MAX_RESOLVERS + 24);
 
 impl Settings {
     /// Settings with these exempt cgroups (0: none) and this fate for connections of namespaces
@@ -165,6 +169,8 @@ impl Settings {
         Settings {
             exempt,
             resolvers: [Addr::UNSPECIFIED; MAX_RESOLVERS],
+            beat: 0,
+            limit: 0,
             unregistered: unregistered.to_byte(),
             zero: [0; 7],
         }
@@ -184,6 +190,20 @@ impl Settings {
     #[inline(always)]
     pub fn resolves_at(&self, addr: Addr, port: Port) -> bool {
         port == Port::DNS && self.resolvers.contains(&addr)
+    }
+
+    /// Says that the agent lives at `now`, and for how long that is believed; both in nanoseconds,
+    /// on the clock that starts with the machine (`CLOCK_MONOTONIC`). A limit of 0 is none.
+    pub const fn with_heartbeat(mut self, now: u64, limit: u64) -> Settings {
+        self.beat = now;
+        self.limit = limit;
+        self
+    }
+
+    /// Whether the agent has not been heard of for longer than it may be silent.
+    #[inline(always)]
+    pub const fn is_stale(&self, now: u64) -> bool {
+        self.limit != 0 && now.saturating_sub(self.beat) > self.limit
     }
 
     /// Whether sockets of this cgroup are left alone.
@@ -281,6 +301,17 @@ mod tests {
         let settings = Settings::new([0, 9, 0, 0], Fallback::Refuse);
         assert!(settings.exempts(9));
         assert!(!settings.exempts(0));
+    }
+
+    #[test]
+    fn a_heartbeat_is_believed_for_its_limit() {
+        let settings = Settings::new([0; EXEMPT_CGROUPS], Fallback::Refuse);
+        assert!(!settings.is_stale(u64::MAX));
+        let settings = settings.with_heartbeat(1000, 10);
+        assert!(!settings.is_stale(1010));
+        assert!(settings.is_stale(1011));
+        // Another processor may have read its clock a little earlier.
+        assert!(!settings.is_stale(0));
     }
 
     #[test]

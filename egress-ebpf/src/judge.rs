@@ -2,7 +2,7 @@
 
 use aya_ebpf::{
     EbpfContext as _,
-    helpers::generated::{bpf_get_current_cgroup_id, bpf_get_netns_cookie},
+    helpers::generated::{bpf_get_current_cgroup_id, bpf_get_netns_cookie, bpf_ktime_get_ns},
     programs::SockAddrContext,
 };
 use egress_common::{Attempt, Protocol, Refuse, Verdict, decide};
@@ -26,6 +26,8 @@ pub(crate) fn judge(ctx: &SockAddrContext, dst: SockAddr) -> Judged {
         form: dst.form,
         dst: dst.addr,
         port: dst.port,
+        // SAFETY: the helper takes nothing and only reads the clock.
+        now: unsafe { bpf_ktime_get_ns() },
     };
     // SAFETY: the helper accepts the context of a socket address program.
     let netns = unsafe { bpf_get_netns_cookie(ctx.as_ptr()) };

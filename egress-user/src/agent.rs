@@ -162,7 +162,7 @@ impl Agent {
         permit: OwnedSemaphorePermit,
     ) {
         let shared = self.shared.clone();
-        let Some(flow) = shared.flows.take(listener.cookie(), client) else {
+        let Some(flow) = shared.flows.claim(listener.cookie(), client, &socket) else {
             tracing::debug!(%client, "closed a connection that was not redirected here");
             shared.recorder.metrics().unclaimed();
             crate::farewell::reset(socket);

@@ -74,6 +74,8 @@ pub fn run(options: RunOptions) -> anyhow::Result<u8> {
     let mut capture = Capture::load(&CaptureOptions {
         unregistered: Fallback::Refuse,
         exempt_cgroup: None,
+        // Ctrl-Z stops the command together with us.
+        heartbeat: None,
         resolvers: resolvers::of_the_system()?,
         log: options.verbose,
     })?;

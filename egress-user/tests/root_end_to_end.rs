@@ -34,3 +34,5 @@ mod refused;
 mod reload;
 #[path = "root_end_to_end/run.rs"]
 mod run;
+#[path = "root_end_to_end/silent.rs"]
+mod silent;

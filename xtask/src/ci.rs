@@ -5,7 +5,7 @@ use std::time::Instant;
 use anyhow::{Result, anyhow};
 use clap::ValueEnum;
 
-use crate::{build_ebpf, demo, process, test, workspace};
+use crate::{build_ebpf, demo, kernel_test, process, test, workspace};
 
 mod deny;
 
@@ -35,6 +35,8 @@ enum Step {
     Deny,
     /// `cargo xtask test`.
     Test,
+    /// `cargo xtask kernel-test`.
+    Kernels,
     /// `cargo xtask demo`.
     Demo,
 }
@@ -52,10 +54,11 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     } else {
         &args.steps
     };
+    let mut left_out = Vec::new();
     for step in steps {
         println!("\n==> {}", step.name());
         let step_started = Instant::now();
-        step.take().map_err(|error| {
+        step.take(&mut left_out).map_err(|error| {
             anyhow!(
                 "{error:#}\nto repeat this step: cargo xtask ci {}",
                 step.name()
@@ -72,6 +75,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         steps.len(),
         started.elapsed().as_secs_f64()
     );
+    for what in left_out {
+        println!("{what}");
+    }
     Ok(())
 }
 
@@ -82,7 +88,9 @@ impl Step {
             .unwrap_or_default()
     }
 
-    fn take(self) -> Result<()> {
+    /// Takes the step. What of it cannot be done here, without being a failure, is added to
+    /// `left_out`.
+    fn take(self, left_out: &mut Vec<String>) -> Result<()> {
         match self {
             Self::Format => process::run(workspace::cargo().args(["fmt", "--all", "--check"])),
             Self::Kernel => {
@@ -91,8 +99,9 @@ impl Step {
             }
             Self::Clippy => clippy(),
             Self::Docs => docs(),
-            Self::Deny => deny::run(),
+            Self::Deny => deny::run(left_out),
             Self::Test => test::run(&test::Args::default()),
+            Self::Kernels => kernel_test::run(&kernel_test::Args::default()),
             Self::Demo => demo::run(&demo::Args::default()),
         }
     }

@@ -8,6 +8,7 @@ mod build;
 mod build_ebpf;
 mod ci;
 mod demo;
+mod kernel_test;
 mod process;
 mod test;
 mod tool;
@@ -28,6 +29,7 @@ enum Command {
     BuildEbpf(build_ebpf::Args),
     Ci(ci::Args),
     Demo(demo::Args),
+    KernelTest(kernel_test::Args),
     Test(test::Args),
 }
 
@@ -37,6 +39,7 @@ fn main() -> ExitCode {
         Command::BuildEbpf(args) => build_ebpf::run(&args),
         Command::Ci(args) => ci::run(&args),
         Command::Demo(args) => demo::run(&args),
+        Command::KernelTest(args) => kernel_test::run(&args),
         Command::Test(args) => test::run(&args),
     };
     match result {

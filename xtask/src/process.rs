@@ -1,6 +1,6 @@
 //! Running other programs.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -33,6 +33,18 @@ pub(crate) fn output(command: &mut Command) -> Option<String> {
         return None;
     }
     Some(String::from_utf8(output.stdout).ok()?.trim_end().to_owned())
+}
+
+/// This process's `PATH` with `directory` in front.
+///
+/// # Errors
+///
+/// Fails when `directory` cannot stand in a `PATH`, having a colon in its name.
+pub(crate) fn path_with(directory: &Path) -> Result<OsString> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let directories = std::iter::once(directory.to_owned()).chain(std::env::split_paths(&path));
+    std::env::join_paths(directories)
+        .with_context(|| format!("{} cannot stand in a PATH", directory.display()))
 }
 
 /// The command line, without the directory of the program.

@@ -26,13 +26,16 @@ pub(crate) fn install(
         workspace::relative(home).display()
     );
     let build_dir = workspace::tools().join("build");
+    // Otherwise cargo ends with the advice to do this.
+    let path = process::path_with(&home.join("bin"))?;
     let mut cargo = workspace::cargo();
     cargo
         .args(["install", "--locked", package, "--version", version])
         .arg("--root")
         .arg(home)
         .arg("--target-dir")
-        .arg(&build_dir);
+        .arg(&build_dir)
+        .env("PATH", path);
     configure(&mut cargo);
     process::run(&mut cargo)?;
     fs::remove_dir_all(&build_dir).with_context(|| format!("cannot remove {}", build_dir.display()))

@@ -15,6 +15,13 @@ pub(crate) const DEBIAN_RUST: [&str; 3] = ["rustc-web", "libstd-rust-web-dev", "
 /// The clippy that belongs to Debian's compiler.
 pub(crate) const DEBIAN_CLIPPY: &str = "rust-web-clippy";
 
+/// Debian's packages of the kernels that the kernel tests run on.
+pub(crate) const DEBIAN_KERNEL_6_1: &str = "linux-image-cloud-amd64";
+pub(crate) const DEBIAN_KERNEL_6_12: &str = "linux-image-6.12-cloud-amd64";
+
+/// What boots them.
+pub(crate) const DEBIAN_QEMU: [&str; 2] = ["busybox-static", "qemu-system-x86"];
+
 /// Debian's packages with the LLVM libraries of one major.
 pub(crate) fn debian_llvm(major: u32) -> [String; 2] {
     [format!("llvm-{major}-dev"), format!("libllvm{major}")]

@@ -35,6 +35,7 @@ fn attempt(protocol: Protocol, dst: &str, port: u16) -> Attempt {
         form,
         dst: ip.into(),
         port: Port::from_host(port),
+        now: 1_000_000,
     }
 }
 
@@ -99,6 +100,18 @@ fn without_any_listener_nothing_passes() {
         );
         assert_eq!(verdict, Verdict::Refuse(Refuse::NoListener));
     }
+}
+
+#[test]
+fn nothing_is_redirected_to_an_agent_that_is_silent() {
+    let attempt = attempt(Protocol::Tcp, "192.0.2.1", 443);
+    let judge = |now, limit| {
+        let settings = settings(Fallback::Refuse).with_heartbeat(now, limit);
+        decide(&settings, Some(&scope(Fallback::Pass)), None, &attempt)
+    };
+    assert_eq!(judge(0, 999_999), Verdict::Refuse(Refuse::Stale));
+    assert!(matches!(judge(0, 1_000_000), Verdict::Redirect(_)));
+    assert!(matches!(judge(0, 0), Verdict::Redirect(_)));
 }
 
 #[test]
@@ -236,6 +249,7 @@ fn any_attempt() -> impl Strategy<Value = Attempt> {
             form,
             dst,
             port: Port::from_host(port),
+            now: 1_000_000,
         },
     )
 }
@@ -274,6 +288,7 @@ fn captured() -> impl Strategy<Value = (ScopeConfig, Attempt)> {
                 form,
                 dst,
                 port: Port::from_host(*index.get(&ports)),
+                now: 1_000_000,
             };
             (scope.with_ports(&ports).unwrap(), attempt)
         })

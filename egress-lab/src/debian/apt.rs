@@ -23,10 +23,11 @@ impl Apt {
         let archives = home.join("archives");
         fs::create_dir_all(archives.join("partial"))?;
         fs::create_dir_all(home.join("lists/partial"))?;
-        let mut status = fs::read(INSTALLED).with_context(|| format!("cannot read {INSTALLED}"))?;
-        status.push(b'\n');
-        status.extend(fs::read(record).unwrap_or_default());
-        fs::write(home.join("status"), status)?;
+        let mut status =
+            fs::read_to_string(INSTALLED).with_context(|| format!("cannot read {INSTALLED}"))?;
+        status.push('\n');
+        status.push_str(&fs::read_to_string(record).unwrap_or_default());
+        fs::write(home.join("status"), without_conflicts(&status))?;
         let configuration = home.join("apt.conf");
         fs::write(&configuration, configuration_for(home))?;
         Ok(Self {
@@ -101,6 +102,19 @@ impl Apt {
             .stdin(Stdio::null());
         command
     }
+}
+
+/// What is unpacked side by side does not get into each other's way, whatever the packages say of
+/// being installed together.
+fn without_conflicts(status: &str) -> String {
+    status
+        .lines()
+        .filter(|line| !line.starts_with("Breaks:") && !line.starts_with("Conflicts:"))
+        .fold(String::with_capacity(status.len()), |mut text, line| {
+            text.push_str(line);
+            text.push('\n');
+            text
+        })
 }
 
 /// The machine's sources, keys and proxies stay in force.

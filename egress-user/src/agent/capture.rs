@@ -6,6 +6,7 @@
 mod counters;
 mod error;
 mod flows;
+mod heartbeat;
 mod pins;
 
 use std::fs::File;
@@ -13,6 +14,7 @@ use std::io;
 use std::mem;
 use std::net::IpAddr;
 use std::path::Path;
+use std::time::Duration;
 
 use aya::maps::{Array, HashMap, LpmTrie, MapData, lpm_trie};
 use aya::programs::links::FdLink;
@@ -31,6 +33,8 @@ pub use egress_common::{Fallback, PrefixAction};
 pub use error::CaptureError;
 pub use flows::{FlowRecord, Flows};
 pub use pins::cleanup;
+
+use heartbeat::Heartbeat;
 
 use crate::netns::NetnsCookie;
 
@@ -58,6 +62,8 @@ pub struct CaptureOptions {
     pub exempt_cgroup: Option<u64>,
     /// Name servers that captured processes may ask where other ports are refused.
     pub resolvers: Vec<IpAddr>,
+    /// How long this process may be silent, see [`Capture::beat`]; no limit when absent.
+    pub heartbeat: Option<Duration>,
     /// Whether the programs log what they redirect and refuse; it costs some time on each.
     pub log: bool,
 }
@@ -86,6 +92,7 @@ pub struct Capture {
     prefixes: LpmTrie<MapData, Addr, PrefixRule>,
     flows: Flows,
     counters: Counters,
+    heartbeat: Heartbeat,
 }
 
 impl Capture {
@@ -103,7 +110,9 @@ impl Capture {
         error::check_capabilities()?;
 
         let mut ebpf = load_object(options.log)?;
-        write_settings(&mut ebpf, options)?;
+        let settings = settings(options)?;
+        let limit = options.heartbeat.unwrap_or_default();
+        write_settings(&mut ebpf, heartbeat::beating(settings, limit))?;
         for name in PROGRAMS {
             load_program(&mut ebpf, name)?;
         }
@@ -112,6 +121,7 @@ impl Capture {
             prefixes: take(&mut ebpf, maps::PREFIXES)?,
             flows: Flows::new(take_map(&mut ebpf, maps::FLOWS)?)?,
             counters: Counters::new(take(&mut ebpf, maps::COUNTERS)?),
+            heartbeat: Heartbeat::new(take(&mut ebpf, maps::SETTINGS)?, settings, limit),
             links: Vec::new(),
             ebpf,
         })
@@ -147,6 +157,16 @@ impl Capture {
         self.scopes
             .insert(netns.get(), config, 0)
             .map_err(error::write(maps::SCOPES))
+    }
+
+    /// Says that this process lives. While it is not said for longer than
+    /// [`CaptureOptions::heartbeat`], nothing is redirected: connects fail at once instead of
+    /// waiting for a process that is stopped.
+    ///
+    /// # Errors
+    /// Fails when the kernel refuses.
+    pub fn beat(&mut self) -> Result<(), CaptureError> {
+        self.heartbeat.beat()
     }
 
     /// Ends the capture of a network namespace: it is unregistered from now on.
@@ -249,13 +269,16 @@ fn has_mptcp_sock() -> bool {
             .unwrap_or(false)
 }
 
-fn write_settings(ebpf: &mut Ebpf, options: &CaptureOptions) -> Result<(), CaptureError> {
+fn settings(options: &CaptureOptions) -> Result<Settings, CaptureError> {
     let mut exempt = [0; EXEMPT_CGROUPS];
     for (slot, cgroup) in exempt.iter_mut().zip(options.exempt_cgroup) {
         *slot = cgroup;
     }
     let resolvers: Vec<Addr> = options.resolvers.iter().copied().map(Addr::from).collect();
-    let settings = Settings::new(exempt, options.unregistered).with_resolvers(&resolvers)?;
+    Ok(Settings::new(exempt, options.unregistered).with_resolvers(&resolvers)?)
+}
+
+fn write_settings(ebpf: &mut Ebpf, settings: Settings) -> Result<(), CaptureError> {
     // Borrowed, not taken: a map that is dropped before the programs are loaded is gone.
     let missing = CaptureError::WrongObject {
         missing: maps::SETTINGS,

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use anyhow::Context;
 use clap::Args;
@@ -41,6 +42,7 @@ agent.yaml:
     other_ports: refuse              # or pass
     resolvers: [192.0.2.53]          # may be asked all the same; /etc/resolv.conf's when absent
     unregistered: refuse             # or pass: namespaces that are not listed
+    heartbeat: 5s                    # stays closed when the agent hangs
     pin: /sys/fs/bpf/egress          # stays closed when the agent dies
   log: {file: /var/log/egress/agent.jsonl, format: json}
   admin: 127.0.0.1:9901
@@ -156,6 +158,7 @@ impl From<AgentArgs> for AgentOptions {
                 resolvers: args.resolvers,
                 unregistered: args.unregistered,
                 pin: args.pin,
+                heartbeat: None,
             },
         }
     }
@@ -186,6 +189,7 @@ fn load(config: &CaptureConfig, cgroups: &Cgroup2, verbose: bool) -> anyhow::Res
         unregistered: config.unregistered,
         exempt_cgroup: own_cgroup(cgroups, &config.cgroup)?,
         resolvers,
+        heartbeat: Some(config.heartbeat),
         log: verbose,
     })?)
 }
@@ -253,12 +257,28 @@ async fn serve(config: AgentConfig, loaded: Loaded, verbose: bool) -> anyhow::Re
     }
     tracing::info!(cgroup = %config.capture.cgroup.display(), namespaces, "agent ready");
     tokio::spawn(agent.keep_warm());
+    tokio::spawn(beat(capture, config.capture.heartbeat));
     common::until_told(drainer, config.base.drain).await?;
     if discovering.join().is_err() {
         tracing::error!("the discovery of namespaces ended early");
     }
     loaded.recorder.close();
     Ok(())
+}
+
+/// Tells the kernel that the runtime, which serves the connections, still runs. Several beats
+/// fit into the limit, so that one that is late does no harm.
+async fn beat(capture: Arc<Mutex<Capture>>, limit: Duration) {
+    loop {
+        let beaten = capture
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .beat();
+        if let Err(error) = beaten {
+            tracing::warn!(%error, "the kernel cannot be told that the agent lives");
+        }
+        tokio::time::sleep(limit / 4).await;
+    }
 }
 
 fn tunnels(config: &AgentConfig, loaded: &Loaded) -> anyhow::Result<Arc<Tunnels>> {

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use egress_common::Fallback;
 
@@ -9,6 +10,9 @@ use super::{Base, Common, Needs};
 use crate::agent::tunnels::Endpoint;
 use crate::document::{Map, Mistakes, Value};
 use crate::tunnel::identity::IdPattern;
+
+/// Longer than a healthy agent on a busy machine is ever late, shorter than people wait.
+const HEARTBEAT: Duration = Duration::from_secs(5);
 
 /// The words for [`Fallback`].
 const FALLBACKS: &[(&str, Fallback)] = &[("pass", Fallback::Pass), ("refuse", Fallback::Refuse)];
@@ -57,6 +61,8 @@ pub struct CaptureOptions {
     pub unregistered: Option<Fallback>,
     /// Where the kernel's links are pinned.
     pub pin: Option<PathBuf>,
+    /// How long the agent may be silent before the kernel refuses.
+    pub heartbeat: Option<Duration>,
 }
 
 /// What the agent needs.
@@ -93,6 +99,8 @@ pub struct CaptureConfig {
     pub unregistered: Fallback,
     /// Where the kernel's links are pinned, so that they outlive the agent.
     pub pin: Option<PathBuf>,
+    /// How long the agent may be silent before the kernel refuses.
+    pub heartbeat: Duration,
 }
 
 impl AgentConfig {
@@ -144,6 +152,7 @@ impl CaptureOptions {
             resolvers: self.resolvers.or(file.resolvers),
             unregistered: self.unregistered.or(file.unregistered),
             pin: self.pin.or(file.pin),
+            heartbeat: self.heartbeat.or(file.heartbeat),
         }
     }
 
@@ -157,6 +166,7 @@ impl CaptureOptions {
             resolvers: self.resolvers,
             unregistered: self.unregistered.unwrap_or(Fallback::Refuse),
             pin: self.pin,
+            heartbeat: self.heartbeat.unwrap_or(HEARTBEAT),
         })
     }
 }
@@ -184,6 +194,9 @@ fn read_capture(map: &Map<'_>) -> Option<CaptureOptions> {
         resolvers: map.optional("resolvers", |value| value.list(Value::ip_addr)),
         unregistered: map.optional("unregistered", |value| value.one_of(FALLBACKS)),
         pin: map.optional("pin", Value::path),
+        heartbeat: map.optional("heartbeat", |value| {
+            value.duration(Duration::from_secs(1)..=Duration::from_secs(60))
+        }),
     })
 }
 

@@ -40,7 +40,10 @@ fn redirected(dst: &str, v6: bool, recorded: &str) {
     client.paused();
 
     let (stream, accepted) = world.place.accept(v6);
-    let record = world.flows.take(world.place.cookie, accepted).unwrap();
+    let record = world
+        .flows
+        .claim(world.place.cookie, accepted, &stream)
+        .unwrap();
     assert_eq!(record.original_dst.to_string(), recorded);
     assert_eq!(record.cgroup, world.cgroup.id().unwrap());
     assert_eq!(record.process.pid, client.id());
@@ -48,7 +51,7 @@ fn redirected(dst: &str, v6: bool, recorded: &str) {
     assert_eq!(record.process.comm, COMM.to_str().unwrap());
     assert!(record.connected >= before && record.connected <= Instant::now());
     assert_eq!(
-        world.flows.take(world.place.cookie, accepted),
+        world.flows.claim(world.place.cookie, accepted, &stream),
         None,
         "a record is taken once"
     );
@@ -113,9 +116,9 @@ fn two_namespaces_with_equal_addresses() {
         });
         // Both records wait at once; each is found in its own namespace.
         for n in [1, 0] {
-            let (_, client) = places[n].accept(v6);
+            let (stream, client) = places[n].accept(v6);
             assert_eq!(client.get(), source);
-            let record = flows.take(places[n].cookie, client).unwrap();
+            let record = flows.claim(places[n].cookie, client, &stream).unwrap();
             assert_eq!(record.original_dst.get(), dst[n]);
             assert_eq!(record.process.pid, clients[n].id());
         }
@@ -206,6 +209,31 @@ fn prefixes_are_exceptions_the_longest_first() {
 }
 
 /// Every one of many connections at once finds its own record.
+/// A client that resets before it is accepted gives its port back. Whoever connects from the same
+/// port next must not lose its record to the dead connection, which is accepted first.
+#[test]
+fn a_port_that_is_used_again_before_it_is_accepted() {
+    let world = World::new();
+    let source = "127.0.0.1:40000".parse().unwrap();
+    let connect = |dst: &str| Script::connect(dst).first(Step::Bind(source));
+    let reset = connect("192.0.2.1:443").then(Step::Disconnect);
+    assert_eq!(world.run(&reset), [Outcome::Done; 3]);
+    let mut client = world.start(&connect("192.0.2.2:443").then(Step::Pause));
+    client.paused();
+
+    let (dead, record) = world.take(false);
+    assert!(
+        record.is_some(),
+        "a dead connection is described, if perhaps wrongly"
+    );
+    let (alive, record) = world.take(false);
+    assert_eq!(record.unwrap().original_dst.to_string(), "192.0.2.2:443");
+    assert_eq!(dead.peer_addr().ok().or(Some(source)), Some(source));
+    assert_eq!(alive.peer_addr().unwrap(), source);
+    client.go_on();
+    world.place.origin_is_untouched();
+}
+
 #[test]
 fn many_at_once() {
     const CLIENTS: usize = 8;

@@ -1,6 +1,7 @@
 //! What may not pass fails at once, and nothing of it leaves the namespace.
 
 use std::net::SocketAddr;
+use std::time::{Duration, Instant};
 
 use egress_lab::Cgroup;
 use egress_user::agent::capture::{CaptureOptions, Fallback, Scope};
@@ -115,6 +116,28 @@ fn other_ports_are_refused_where_they_must_but_name_servers_can_be_asked() {
         world.place.origin.received(dst);
     }
     assert_eq!(world.counter("pass_dns"), 4);
+}
+
+#[test]
+fn an_agent_that_is_silent_gets_no_connections() {
+    let options = CaptureOptions {
+        heartbeat: Some(Duration::from_millis(200)),
+        ..options()
+    };
+    let world = World::with(&options, |_| {});
+    for dst in [
+        "192.0.2.1:443",
+        "[2001:db8::1]:443",
+        "[::ffff:192.0.2.1]:443",
+    ] {
+        // Sooner or later, as the last beat grows old.
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while world.run(&Script::connect(dst)) != [Outcome::REFUSED] {
+            assert!(Instant::now() < deadline, "never refused");
+        }
+        assert!(world.counter("refuse_stale") > 0);
+        world.place.origin_is_untouched();
+    }
 }
 
 #[test]

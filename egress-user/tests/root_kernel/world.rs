@@ -32,6 +32,7 @@ pub(crate) fn options() -> CaptureOptions {
         unregistered: Fallback::Refuse,
         exempt_cgroup: None,
         resolvers: Vec::new(),
+        heartbeat: None,
         log: false,
     }
 }
@@ -276,7 +277,8 @@ impl World {
     /// Accepts at the agent and takes the record, as the agent does.
     pub(crate) fn take(&self, v6: bool) -> (TcpStream, Option<FlowRecord>) {
         let (stream, client) = self.place.accept(v6);
-        (stream, self.flows.take(self.place.cookie, client))
+        let record = self.flows.claim(self.place.cookie, client, &stream);
+        (stream, record)
     }
 
     /// The record of the next connection at the agent, which must have one.

@@ -1,6 +1,5 @@
 //! Finding a `bpf-linker` that understands the compiler's LLVM.
 
-use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
@@ -43,17 +42,13 @@ pub(super) fn find(toolchain: &Toolchain) -> Result<PathBuf> {
 
 fn install(home: &Path, llvm: u32) -> Result<()> {
     let prefix = llvm_prefix(llvm)?;
-    let mut path = OsString::from(prefix.join("bin"));
-    path.push(":");
-    path.push(std::env::var_os("PATH").unwrap_or_default());
     let why = format!("no {PROGRAM} for LLVM {llvm} here");
     tool::install(PROGRAM, versions::BPF_LINKER, home, &why, |cargo| {
         cargo
             .args(["--no-default-features", "--features"])
             .arg(format!("llvm-{llvm}"))
             .env("LLVM_PREFIX", prefix)
-            .env("LD_LIBRARY_PATH", tools::tree().library_path())
-            .env("PATH", path);
+            .env("LD_LIBRARY_PATH", tools::tree().library_path());
     })
 }
 

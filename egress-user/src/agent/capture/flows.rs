@@ -3,7 +3,7 @@
 use std::io;
 use std::mem::{MaybeUninit, size_of};
 use std::net::SocketAddr;
-use std::os::fd::{AsFd as _, AsRawFd as _};
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -49,16 +49,30 @@ impl Flows {
         }
     }
 
-    /// Takes the record of the connection from `client` that was accepted in the namespace
+    /// The record of the connection from `client` that was accepted as `socket` in the namespace
     /// `netns`. There is none when it was not redirected, or its record was taken already.
-    pub fn take(&self, netns: NetnsCookie, client: ClientAddr) -> Option<FlowRecord> {
+    ///
+    /// The record is taken, but left in place when the connection is dead already. A client that
+    /// gives up before it is accepted gives its port back, and the record that is there may be
+    /// the one of the next connection from the same port, which will ask for it.
+    pub fn claim(
+        &self,
+        netns: NetnsCookie,
+        client: ClientAddr,
+        socket: impl AsFd,
+    ) -> Option<FlowRecord> {
         let source = client.get();
         let key = FlowKey::new(
             netns.get(),
             Addr::from(source.ip()),
             Port::from_host(source.port()),
         );
-        match lookup_and_delete(&self.map, &key) {
+        let command = if is_dead(socket.as_fd()) {
+            Command::Lookup
+        } else {
+            Command::LookupAndDelete
+        };
+        match look_up(&self.map, command, &key) {
             Ok(flow) => flow.map(|flow| record(&flow)),
             Err(error) => {
                 warn!(%error, "the kernel's flow records cannot be read");
@@ -66,6 +80,26 @@ impl Flows {
             }
         }
     }
+}
+
+/// Whether the client has reset the connection: `tcpi_state`, the first byte of `TCP_INFO`, is
+/// `TCP_CLOSE`. A socket of which the kernel tells nothing counts as alive.
+fn is_dead(socket: BorrowedFd<'_>) -> bool {
+    const TCP_CLOSE: u8 = 7;
+
+    let mut state = 0u8;
+    let mut len: libc::socklen_t = 1;
+    // SAFETY: the socket is open, and `state` is writable for the one byte that the kernel is told.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_INFO,
+            (&raw mut state).cast(),
+            &raw mut len,
+        )
+    };
+    result == 0 && len == 1 && state == TCP_CLOSE
 }
 
 fn record(flow: &Flow) -> FlowRecord {
@@ -93,28 +127,39 @@ fn record(flow: &Flow) -> FlowRecord {
 
 /// The moment that the kernel's monotonic clock, in nanoseconds, was at `then`.
 fn instant(then: u64) -> Instant {
-    let mut now = MaybeUninit::<libc::timespec>::uninit();
-    // SAFETY: `now` is writable for a `timespec`; the monotonic clock always exists.
-    let result = unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, now.as_mut_ptr()) };
     let here = Instant::now();
-    if result != 0 {
-        return here;
-    }
-    // SAFETY: the call succeeded and filled it.
-    let now = unsafe { now.assume_init() };
-    let seconds = Duration::from_secs(now.tv_sec.try_into().unwrap_or_default());
-    let now = seconds + Duration::from_nanos(now.tv_nsec.try_into().unwrap_or_default());
-    let age = now.saturating_sub(Duration::from_nanos(then));
+    let age = Duration::from_nanos(monotonic_ns().saturating_sub(then));
     here.checked_sub(age).unwrap_or(here)
 }
 
-/// Reads and deletes an entry in one step (aya has no such verb): between two, the client could
-/// reconnect from the same port, and the new connection's record would be the one deleted.
-fn lookup_and_delete(map: &MapData, key: &FlowKey) -> io::Result<Option<Flow>> {
-    /// `BPF_MAP_LOOKUP_AND_DELETE_ELEM` of the kernel's `bpf.h`; for hash maps since Linux 5.14.
-    const COMMAND: libc::c_int = 21;
+/// The kernel's monotonic clock, which its programs read too, in nanoseconds.
+pub(super) fn monotonic_ns() -> u64 {
+    let mut now = MaybeUninit::<libc::timespec>::uninit();
+    // SAFETY: `now` is writable for a `timespec`; the monotonic clock always exists.
+    let result = unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, now.as_mut_ptr()) };
+    if result != 0 {
+        return 0;
+    }
+    // SAFETY: the call succeeded and filled it.
+    let now = unsafe { now.assume_init() };
+    let seconds = u64::try_from(now.tv_sec).unwrap_or_default();
+    let nanos = u64::try_from(now.tv_nsec).unwrap_or_default();
+    seconds.saturating_mul(1_000_000_000).saturating_add(nanos)
+}
 
-    /// The part of `union bpf_attr` that the command reads.
+/// Commands of the kernel's `bpf.h` that read an entry.
+#[derive(Clone, Copy)]
+enum Command {
+    /// `BPF_MAP_LOOKUP_ELEM`.
+    Lookup = 1,
+    /// `BPF_MAP_LOOKUP_AND_DELETE_ELEM`, for hash maps since Linux 5.14. In one step (aya has no
+    /// such verb): between two, the client could reconnect from the same port, and the new
+    /// connection's record would be the one deleted.
+    LookupAndDelete = 21,
+}
+
+fn look_up(map: &MapData, command: Command, key: &FlowKey) -> io::Result<Option<Flow>> {
+    /// The part of `union bpf_attr` that the commands read.
     #[repr(C)]
     struct Attributes {
         map: u32,
@@ -137,7 +182,7 @@ fn lookup_and_delete(map: &MapData, key: &FlowKey) -> io::Result<Option<Flow>> {
     let result = unsafe {
         libc::syscall(
             libc::SYS_bpf,
-            COMMAND,
+            command as libc::c_int,
             &raw mut attributes,
             size_of::<Attributes>(),
         )

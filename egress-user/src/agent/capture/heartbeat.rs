@@ -1,0 +1,50 @@
+//! The agent's word that it lives, which the kernel programs believe for a while.
+
+use std::fmt;
+use std::time::Duration;
+
+use aya::maps::{Array, MapData};
+use egress_common::{Settings, maps};
+
+use super::{CaptureError, error, flows};
+
+/// The settings in the kernel, written anew with each beat.
+pub(super) struct Heartbeat {
+    map: Array<MapData, Settings>,
+    settings: Settings,
+    limit: Duration,
+}
+
+impl Heartbeat {
+    pub(super) fn new(
+        map: Array<MapData, Settings>,
+        settings: Settings,
+        limit: Duration,
+    ) -> Heartbeat {
+        Heartbeat {
+            map,
+            settings,
+            limit,
+        }
+    }
+
+    pub(super) fn beat(&mut self) -> Result<(), CaptureError> {
+        self.map
+            .set(0, beating(self.settings, self.limit), 0)
+            .map_err(error::write(maps::SETTINGS))
+    }
+}
+
+impl fmt::Debug for Heartbeat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Heartbeat")
+            .field("limit", &self.limit)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The settings with a beat now; a limit of zero is none.
+pub(super) fn beating(settings: Settings, limit: Duration) -> Settings {
+    let limit = u64::try_from(limit.as_nanos()).unwrap_or(u64::MAX);
+    settings.with_heartbeat(flows::monotonic_ns(), limit)
+}
