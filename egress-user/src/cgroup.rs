@@ -31,6 +31,15 @@ pub enum CgroupError {
         #[source]
         source: io::Error,
     },
+    /// The hierarchy belongs to an ordinary user, who can move processes as they like.
+    #[error(
+        "{} does not belong to root alone: its owner could move the command out of its cgroup",
+        path.display()
+    )]
+    NotOfRoot {
+        /// The cgroup.
+        path: PathBuf,
+    },
     /// Processes stayed in the cgroup although they were killed.
     #[error("cannot remove {}: it still has processes", path.display())]
     Populated {
@@ -75,6 +84,35 @@ impl Cgroup2 {
             .find_map(|line| line.strip_prefix("0::/"))
             .ok_or(CgroupError::NotMounted)?;
         Cgroup::open(self.mount.join(own))
+    }
+
+    /// The nearest cgroup, from the one that this process is in upwards, that only root can change:
+    /// it and all above it belong to root. A process may move between two cgroups when it may
+    /// write to their common ancestor, so what an ordinary user runs below this one stays there.
+    ///
+    /// # Errors
+    /// Fails when not even the top is root's.
+    pub fn nearest_of_root(&self) -> Result<Cgroup, CgroupError> {
+        let own = self.current()?;
+        let below = own
+            .path()
+            .strip_prefix(&self.mount)
+            .unwrap_or(Path::new(""));
+        let mut nearest = None;
+        let mut path = self.mount.clone();
+        for component in std::iter::once(Path::new("")).chain(below.iter().map(Path::new)) {
+            if !component.as_os_str().is_empty() {
+                path.push(component);
+            }
+            if !is_of_root(&path) {
+                break;
+            }
+            nearest = Some(path.clone());
+        }
+        let nearest = nearest.ok_or_else(|| CgroupError::NotOfRoot {
+            path: self.mount.clone(),
+        })?;
+        Cgroup::open(nearest)
     }
 
     /// Makes a cgroup called `name` below the one that this process is in.
@@ -239,6 +277,16 @@ impl Cgroup {
         let path = self.path.join(file);
         fs::write(&path, content).map_err(io_error("write to", &path))
     }
+}
+
+/// Whether nobody but root may make cgroups in this one or move processes through it.
+fn is_of_root(path: &Path) -> bool {
+    [path.to_owned(), path.join("cgroup.procs")]
+        .iter()
+        .all(|path| {
+            fs::metadata(path)
+                .is_ok_and(|metadata| metadata.uid() == 0 && metadata.mode() & 0o022 == 0)
+        })
 }
 
 fn io_error(verb: &'static str, path: &Path) -> impl FnOnce(io::Error) -> CgroupError {

@@ -1,17 +1,18 @@
-//! Reads a ClientHello from a live stream, within a size and a deadline, and
-//! keeps the exact bytes that were read: those are what is judged and forwarded.
+//! The two judgements, as both hops make them: reads a ClientHello from a live stream,
+//! within a size and a deadline, and asks the policy. The exact bytes that were read are
+//! kept: they are what is judged and forwarded.
 
 use std::future::Future;
+use std::time::Duration;
 
 use bytes::BytesMut;
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
-use crate::hello::{
-    CLOSED_BEFORE_HELLO, ClientHello, Ech, MAX_HELLO, NotAHello, Parser, Progress, TOO_SLOW,
-};
-use crate::record::Record;
+use crate::hello::{CLOSED_BEFORE_HELLO, ClientHello, Ech, NotAHello, Parser, Progress, TOO_SLOW};
+use crate::policy::{Admitted, Policy, Request, Verdict};
+use crate::record::{Pending, Record};
 use crate::refusal::{Class, Refusal};
 use crate::tunnel::stream::{Transport, Tunnel};
 
@@ -27,8 +28,12 @@ pub trait Source {
 impl Source for TcpStream {
     async fn more(&mut self, into: &mut BytesMut) -> Result<usize, Refusal> {
         into.reserve(USUAL_HELLO);
-        let read = self.read_buf(into).await;
-        read.map_err(|_| Refusal::new(Class::Malformed, "client_reset"))
+        match self.read_buf(into).await {
+            // A client that resets without a word has left, like one that closes.
+            Err(_) if into.is_empty() => Ok(0),
+            Err(_) => Err(Refusal::new(Class::Malformed, "client_reset")),
+            Ok(count) => Ok(count),
+        }
     }
 }
 
@@ -48,8 +53,31 @@ pub struct Intake {
 }
 
 impl Intake {
+    /// Asks the policy about the name that was read, for the workload in the record.
+    pub fn judge(
+        &self,
+        policy: &Policy,
+        port: u16,
+        record: &mut Pending,
+    ) -> Result<Admitted, Refusal> {
+        let started = std::time::Instant::now();
+        let verdict = policy.judge(&Request {
+            name: &self.hello.server_name,
+            port,
+            workload: &record.workload,
+        });
+        record.timings.policy = Some(started.elapsed().into());
+        match verdict {
+            Verdict::Admitted(admitted) => {
+                record.rule = admitted.rule().cloned();
+                Ok(admitted)
+            }
+            Verdict::Refused(refusal) => Err(refusal),
+        }
+    }
+
     /// Writes what the hello says into the record.
-    pub fn describe(&self, record: &mut Record) {
+    fn describe(&self, record: &mut Record) {
         record.sni = Some(self.hello.server_name.to_string());
         record.alpn.clone_from(&self.hello.alpn);
         record.tls_versions = self
@@ -91,19 +119,30 @@ impl IntakeError {
     }
 
     /// Writes the name that was refused into the record, where there was one.
-    pub fn describe(&self, record: &mut Record) {
+    fn describe(&self, record: &mut Record) {
         if let IntakeError::Refused(not) = self {
             record.sni_raw = not.raw_name().map(ToString::to_string);
         }
     }
 }
 
-/// Reads until the hello is whole, the bytes prove that they are none, or the
-/// deadline passes.
+/// Reads until the hello is whole, the bytes prove that they are none, or `limit` is over. The
+/// record says what was read.
 pub async fn read_hello(
     source: &mut impl Source,
-    deadline: Instant,
+    limit: Duration,
+    record: &mut Pending,
 ) -> Result<Intake, IntakeError> {
+    let intake = read(source, Instant::now() + limit).await;
+    record.timings.hello = Some(record.started().elapsed().into());
+    match &intake {
+        Ok(intake) => intake.describe(record),
+        Err(error) => error.describe(record),
+    }
+    intake
+}
+
+async fn read(source: &mut impl Source, deadline: Instant) -> Result<Intake, IntakeError> {
     let mut bytes = BytesMut::with_capacity(USUAL_HELLO);
     let mut parser = Parser::new();
     loop {
@@ -111,16 +150,13 @@ pub async fn read_hello(
         match more.map_err(|_| IntakeError::TooSlow)? {
             Ok(0) if bytes.is_empty() => return Err(IntakeError::ClosedBeforeHello),
             Ok(0) => return Err(IntakeError::ClosedInHello),
-            Err(_) if bytes.is_empty() => return Err(IntakeError::ClosedBeforeHello),
             Err(error) => return Err(IntakeError::Broken(error)),
             Ok(_) => {}
         }
+        // Never NeedMore once MAX_HELLO bytes are there, which bounds the buffer.
         match parser.advance(&bytes) {
             Progress::Hello(hello) => return Ok(Intake { hello, bytes }),
             Progress::Not(not) => return Err(IntakeError::Refused(not)),
-            Progress::NeedMore if bytes.len() > MAX_HELLO => {
-                return Err(IntakeError::Refused(NotAHello::TooLarge));
-            }
             Progress::NeedMore => {}
         }
     }

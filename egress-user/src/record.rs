@@ -135,8 +135,7 @@ impl Millis {
 
 impl From<Duration> for Millis {
     fn from(duration: Duration) -> Millis {
-        let micros = u32::try_from(duration.as_micros()).unwrap_or(u32::MAX);
-        Millis(f64::from(micros) / 1000.0)
+        Millis((duration.as_secs_f64() * 1e6).round() / 1e3)
     }
 }
 

@@ -32,6 +32,9 @@ const SLOT: usize = HEADER_LEN + MAX_DATA;
 /// Frames read at once: 64 KiB, the most that rustls buffers for sending.
 const SLOTS: usize = 4;
 
+/// Time for the rest of a frame when a stream is cut short.
+const FRAME_GRACE: Duration = Duration::from_millis(500);
+
 /// Buffers that a thread keeps for reuse; beyond that they are freed.
 const POOLED: usize = 64;
 
@@ -107,6 +110,9 @@ pub async fn carry<T: Transport>(
         result = relay.run(idle) => result,
         error = cut => Err(error),
     };
+    if let Err(error) = &result {
+        relay.finish_frame(error).await;
+    }
     Carried {
         from_socket: relay.outward.bytes,
         from_tunnel: relay.inward.bytes,
@@ -161,6 +167,20 @@ impl<'a, T: Transport> Relay<'a, T> {
             inward: Direction::default(),
             first: None,
             moved: false,
+        }
+    }
+
+    /// A stream that is cut short may have left a frame half written. The rest of it goes out, so
+    /// that a RESET after it is not taken for its payload; a tunnel that does not take it soon
+    /// carries nothing more.
+    async fn finish_frame(&mut self, error: &RelayError) {
+        let rest = std::future::poll_fn(|cx| self.poll_drain(cx));
+        let finished = match error {
+            RelayError::Tunnel(_) => false,
+            _ => matches!(tokio::time::timeout(FRAME_GRACE, rest).await, Ok(Ok(()))),
+        };
+        if !finished {
+            self.tunnel.give_up();
         }
     }
 

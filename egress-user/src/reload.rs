@@ -15,13 +15,15 @@ use rustix::fs::inotify::{self, CreateFlags, Reader, WatchFlags};
 
 use crate::config;
 use crate::document::Mistakes;
-use crate::drain::Observer;
 use crate::in_force::Enforcer;
 use crate::policy::Policy;
 use crate::record::Metrics;
 
-/// How often the file is looked at when no event comes, and whether the process ends.
+/// How often the file is looked at when no event comes.
 const TICK: Duration = Duration::from_millis(500);
+
+/// How long a file must stay as it is before it is read.
+const SETTLING: Duration = Duration::from_millis(50);
 
 /// Follows one policy file.
 pub struct Reloader {
@@ -30,11 +32,14 @@ pub struct Reloader {
     metrics: Arc<Metrics>,
     inotify: OwnedFd,
     seen: Option<Stamp>,
+    /// A state that was seen once. It is read when it is seen again: a file that is being written
+    /// may well be a policy already, and another one than is meant.
+    settling: Option<Stamp>,
 }
 
 /// What tells one state of a file from the next.
 #[derive(Clone, Copy, PartialEq, Eq)]
-struct Stamp {
+pub struct Stamp {
     device: u64,
     inode: u64,
     len: u64,
@@ -48,7 +53,12 @@ impl Reloader {
     /// # Errors
     /// When the kernel gives no inotify instance. A folder that cannot be watched is no error:
     /// the file is looked at now and then in any case.
-    pub fn new(path: PathBuf, enforcer: Enforcer, metrics: Arc<Metrics>) -> io::Result<Reloader> {
+    pub fn new(
+        path: PathBuf,
+        seen: Option<Stamp>,
+        enforcer: Enforcer,
+        metrics: Arc<Metrics>,
+    ) -> io::Result<Reloader> {
         let inotify = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;
         let folder = path
             .parent()
@@ -63,7 +73,8 @@ impl Reloader {
         }
         metrics.policy_in_force(&enforcer.now().digest().to_string());
         Ok(Reloader {
-            seen: stamp(&path),
+            seen,
+            settling: None,
             path,
             enforcer,
             metrics,
@@ -71,21 +82,31 @@ impl Reloader {
         })
     }
 
-    /// Follows the file until the drain begins. Blocks its thread.
-    pub fn run(mut self, draining: &Observer) {
-        while !draining.is_draining() {
-            self.wait();
+    /// Follows the file as long as the process lives: also a draining one obeys. Blocks its thread.
+    pub fn run(mut self) {
+        loop {
+            let settling = self.settling.is_some();
+            self.wait(if settling { SETTLING } else { TICK });
             let now = stamp(&self.path);
-            if now != self.seen {
+            if now == self.seen {
+                self.settling = None;
+            } else if self.settling != now || !settling {
+                self.settling = now;
+                if now.is_none() {
+                    self.seen = now;
+                    self.reload();
+                }
+            } else {
+                self.settling = None;
                 self.seen = now;
                 self.reload();
             }
         }
     }
 
-    fn wait(&self) {
+    fn wait(&self, timeout: Duration) {
         let mut fds = [PollFd::new(&self.inotify, PollFlags::IN)];
-        let timeout = Timespec::try_from(TICK).ok();
+        let timeout = Timespec::try_from(timeout).ok();
         // Interrupted or not, the file is looked at afterwards.
         let _ = poll(&mut fds, timeout.as_ref());
         let mut buffer = [MaybeUninit::uninit(); 4096];
@@ -94,7 +115,12 @@ impl Reloader {
     }
 
     fn reload(&self) {
-        match read(&self.path) {
+        let read = read(&self.path);
+        if stamp(&self.path) != self.seen {
+            // It changed while it was read; the next look reads it again.
+            return;
+        }
+        match read {
             Ok(policy) if policy.digest() == self.enforcer.now().digest() => {
                 self.metrics.policy_reload_failed(false);
             }
@@ -122,7 +148,8 @@ fn read(path: &Path) -> Result<Policy, Mistakes> {
     Ok(loaded.policy)
 }
 
-fn stamp(path: &Path) -> Option<Stamp> {
+/// The state of the file now; none when it is not there.
+pub fn stamp(path: &Path) -> Option<Stamp> {
     let metadata = fs::metadata(path).ok()?;
     Some(Stamp {
         device: metadata.dev(),

@@ -80,7 +80,8 @@ pub fn run(options: RunOptions) -> anyhow::Result<u8> {
         log: options.verbose,
     })?;
     let cgroup2 = Cgroup2::find()?;
-    let home = cgroup2.current()?;
+    // Not below the caller's own, which may be theirs to leave.
+    let home = cgroup2.nearest_of_root()?;
     remove_stale(&home);
     let cgroup = home.create_child(&format!("{CGROUP_PREFIX}{}", std::process::id()))?;
     let guarded = capture

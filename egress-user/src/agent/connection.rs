@@ -15,7 +15,7 @@ use crate::farewell;
 use crate::hello;
 use crate::in_force::InForce;
 use crate::intake::{self, Intake, IntakeError};
-use crate::policy::{Admitted, Digest, Policy, Request, Verdict};
+use crate::policy::{Admitted, Digest, Policy};
 use crate::record::{ClosedBy, Hop, Pending};
 use crate::refusal::{Class, Refusal};
 use crate::relay::{self, Carried, End, RelayError};
@@ -40,6 +40,15 @@ enum Ending {
     Cut(Refusal),
 }
 
+impl From<IntakeError> for Ending {
+    fn from(error: IntakeError) -> Ending {
+        match error {
+            IntakeError::ClosedBeforeHello => Ending::ClosedBeforeHello,
+            other => Ending::Refused(other.refusal()),
+        }
+    }
+}
+
 impl From<Refusal> for Ending {
     fn from(refusal: Refusal) -> Ending {
         Ending::Refused(refusal)
@@ -50,10 +59,9 @@ impl From<Refusal> for Ending {
 pub(super) async fn serve(shared: Arc<Shared>, mut accepted: Accepted, mut drain: Drain) {
     let mut record = Pending::open(&shared.recorder, Hop::Agent, ConnectionId::new());
     let mut in_force = shared.policy.clone();
-    let policy = in_force.now();
-    describe(&mut record, &shared, &policy, &accepted);
+    describe(&mut record, &shared, &accepted);
     let opened = tokio::select! {
-        opened = open(&shared, &policy, &mut accepted, &mut record) => opened,
+        opened = open(&shared, &mut in_force, &mut accepted, &mut record) => opened,
         () = drain.forced() => Err(Refusal::new(Class::Busy, "drained").into()),
     };
     let ended = match opened {
@@ -89,21 +97,24 @@ struct Stream {
 /// The rooms in their order; each takes what only the one before it can make.
 async fn open(
     shared: &Shared,
-    policy: &Policy,
+    in_force: &mut InForce,
     accepted: &mut Accepted,
     record: &mut Pending,
 ) -> Result<Stream, Ending> {
-    let intake = read_hello(shared, accepted, record).await?;
-    let admitted = judge(policy, &intake, accepted, record)?;
-    let header = open_header(policy, &admitted, accepted, record);
+    let limit = shared.limits.hello;
+    let intake = intake::read_hello(&mut accepted.socket, limit, record).await?;
+    // Now, and not when it was accepted: a hello may take its time.
+    let policy = in_force.now();
+    record.policy = Some(policy.digest().to_string());
+    let admitted = intake.judge(&policy, accepted.flow.original_dst.port(), record)?;
+    let header = open_header(&policy, &admitted, accepted, record);
     let (lease, opened) = ask_a_gateway(shared, &header, &intake, record).await?;
     note_opened(record, &opened);
     Ok(Stream { lease, admitted })
 }
 
-fn describe(record: &mut Pending, shared: &Shared, policy: &Policy, accepted: &Accepted) {
+fn describe(record: &mut Pending, shared: &Shared, accepted: &Accepted) {
     let flow = &accepted.flow;
-    record.policy = Some(policy.digest().to_string());
     record.client = Some(accepted.client.to_string());
     record.original_dst = Some(flow.original_dst.to_string());
     record.port = Some(flow.original_dst.port());
@@ -113,49 +124,6 @@ fn describe(record: &mut Pending, shared: &Shared, policy: &Policy, accepted: &A
         uid: Some(flow.process.uid),
         ..Workload::default()
     };
-}
-
-async fn read_hello(
-    shared: &Shared,
-    accepted: &mut Accepted,
-    record: &mut Pending,
-) -> Result<Intake, Ending> {
-    let deadline = tokio::time::Instant::now() + shared.limits.hello;
-    let intake = intake::read_hello(&mut accepted.socket, deadline).await;
-    record.timings.hello = Some(record.started().elapsed().into());
-    match intake {
-        Ok(intake) => {
-            intake.describe(record);
-            Ok(intake)
-        }
-        Err(IntakeError::ClosedBeforeHello) => Err(Ending::ClosedBeforeHello),
-        Err(error) => {
-            error.describe(record);
-            Err(error.refusal().into())
-        }
-    }
-}
-
-fn judge(
-    policy: &Policy,
-    intake: &Intake,
-    accepted: &Accepted,
-    record: &mut Pending,
-) -> Result<Admitted, Refusal> {
-    let started = Instant::now();
-    let verdict = policy.judge(&Request {
-        name: &intake.hello.server_name,
-        port: accepted.flow.original_dst.port(),
-        workload: &record.workload,
-    });
-    record.timings.policy = Some(started.elapsed().into());
-    match verdict {
-        Verdict::Admitted(admitted) => {
-            record.rule = admitted.rule().cloned();
-            Ok(admitted)
-        }
-        Verdict::Refused(refusal) => Err(refusal),
-    }
 }
 
 fn open_header(
@@ -206,7 +174,7 @@ async fn ask_a_gateway(
                 lease.give_back();
                 return Err(refusal);
             }
-            Ok(Err(error)) if lease.is_reused() => {
+            Ok(Err(error)) if lease.is_reused() && error.is_loss() => {
                 tracing::debug!(%error, "a warm tunnel was dead, trying another");
             }
             Ok(Err(error)) => return Err(Refusal::new(Class::Unreachable, error.reason())),

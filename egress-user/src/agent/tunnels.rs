@@ -19,7 +19,7 @@ use crate::record::{Metrics, TunnelEvent};
 use crate::tunnel;
 use crate::tunnel::frame::{ResetCode, Role};
 use crate::tunnel::identity::SpiffeId;
-use crate::tunnel::stream::{Tunnel, tls_error};
+use crate::tunnel::stream::{Tunnel, tls_error, tune};
 use crate::tunnel::tls::{self, PeerError};
 
 /// Warm tunnels that are kept; more than this many finished streams at once
@@ -276,10 +276,7 @@ async fn connect(endpoint: &Endpoint) -> Result<(TcpStream, GatewayAddr), DialEr
     for addr in addrs {
         match TcpStream::connect(addr).await {
             Ok(socket) => {
-                // Frames are written whole; waiting for more only adds delay.
-                socket
-                    .set_nodelay(true)
-                    .map_err(|error| DialError::Connect(endpoint.clone(), error))?;
+                tune(&socket).map_err(|error| DialError::Connect(endpoint.clone(), error))?;
                 return Ok((socket, GatewayAddr::new(addr)));
             }
             Err(error) => last = error,

@@ -232,7 +232,7 @@ async fn serve(config: AgentConfig, loaded: Loaded, verbose: bool) -> anyhow::Re
     let tunnels = tunnels(&config, &loaded)?;
     let (drainer, drain) = drain::channel();
     let draining = drain.observer();
-    common::follow(loaded.reloader, draining.clone())?;
+    common::follow(loaded.reloader)?;
     let parts = AgentParts {
         flows: capture.flows(),
         tunnels: tunnels.clone(),

@@ -11,11 +11,11 @@ use rustls::pki_types::UnixTime;
 
 use crate::config::{self, Base, Common};
 use crate::descriptors;
-use crate::drain::{Drainer, Observer};
+use crate::drain::Drainer;
 use crate::in_force::{self, InForce};
 use crate::policy::Policy;
 use crate::record::{LogFormat, Metrics, Recorder};
-use crate::reload::Reloader;
+use crate::reload::{self, Reloader};
 use crate::tunnel::tls::Credentials;
 
 /// Flags over the configuration file; each is also a variable.
@@ -87,6 +87,8 @@ pub(super) struct Loaded {
 
 /// Loads the files that the configuration names.
 pub(super) fn load(base: &Base) -> anyhow::Result<Loaded> {
+    // Before it is read: what changes later is a change.
+    let seen = reload::stamp(&base.policy);
     let policy = load_policy(base)?;
     let tls = &base.tls;
     let now = UnixTime::now();
@@ -98,7 +100,7 @@ pub(super) fn load(base: &Base) -> anyhow::Result<Loaded> {
     let metrics = Arc::new(Metrics::default());
     let recorder = Recorder::open(&base.log, base.log_format, metrics.clone())?;
     let (enforcer, in_force) = in_force::channel(policy);
-    let reloader = Reloader::new(base.policy.clone(), enforcer, metrics.clone())
+    let reloader = Reloader::new(base.policy.clone(), seen, enforcer, metrics.clone())
         .context("cannot watch the policy file")?;
     Ok(Loaded {
         policy: in_force,
@@ -109,11 +111,11 @@ pub(super) fn load(base: &Base) -> anyhow::Result<Loaded> {
     })
 }
 
-/// Follows the policy file on a thread of its own until the drain begins.
-pub(super) fn follow(reloader: Reloader, draining: Observer) -> anyhow::Result<()> {
+/// Follows the policy file on a thread of its own.
+pub(super) fn follow(reloader: Reloader) -> anyhow::Result<()> {
     std::thread::Builder::new()
         .name("policy".to_owned())
-        .spawn(move || reloader.run(&draining))
+        .spawn(move || reloader.run())
         .context("cannot start a thread")?;
     Ok(())
 }

@@ -116,7 +116,7 @@ async fn serve(config: GatewayConfig) -> anyhow::Result<()> {
     })
     .await?;
     let (drainer, drain) = drain::channel();
-    common::follow(loaded.reloader, drain.observer())?;
+    common::follow(loaded.reloader)?;
     if let Some(addr) = config.base.admin {
         let readiness: Readiness = Arc::new(Vec::new);
         let admin = Admin::bind(addr, loaded.metrics, readiness).await?;

@@ -17,7 +17,7 @@ use crate::refusal::{Class, Refusal};
 use crate::tunnel::frame::Role;
 use crate::tunnel::header::OpenHeader;
 use crate::tunnel::identity::SpiffeId;
-use crate::tunnel::stream::{Tunnel, TunnelError, tls_error};
+use crate::tunnel::stream::{Tunnel, TunnelError, tls_error, tune};
 use crate::tunnel::{self, tls};
 
 /// Time for the goodbye of a tunnel that is being closed.
@@ -77,10 +77,7 @@ async fn authenticate(
     shared: &Shared,
     socket: TcpStream,
 ) -> Result<(GatewayTunnel, SpiffeId), Rejected> {
-    // Frames are written whole; waiting for more only adds delay.
-    socket
-        .set_nodelay(true)
-        .map_err(|_| Rejected::new("handshake_failed"))?;
+    tune(&socket).map_err(|_| Rejected::new("handshake_broken_off"))?;
     let stream = shared.tls.accept(socket).await.map_err(|error| {
         tracing::debug!(%error, "an agent failed the handshake");
         Rejected::new(tls_error(&error).map_or("handshake_broken_off", tls::handshake_reason))

@@ -12,8 +12,8 @@ use super::dial::{self, Dialled};
 use crate::addr::OriginalDst;
 use crate::drain::Drain;
 use crate::in_force::InForce;
-use crate::intake::{self, Intake};
-use crate::policy::{Admitted, Policy, Request, Verdict};
+use crate::intake::{self, Intake, IntakeError};
+use crate::policy::Admitted;
 use crate::record::{ClosedBy, Hop, Pending};
 use crate::refusal::{Class, Refusal};
 use crate::relay::{self, Carried, End, RelayError};
@@ -49,11 +49,9 @@ pub(super) async fn serve(
 ) -> bool {
     let mut record = Pending::open(&shared.recorder, Hop::Gateway, header.connection_id);
     let mut in_force = shared.policy.clone();
-    let policy = in_force.now();
-    record.policy = Some(policy.digest().to_string());
     describe(&mut record, peer, &header);
     let opened = tokio::select! {
-        opened = open(shared, &policy, tunnel, &header, &mut record) => opened,
+        opened = open(shared, &mut in_force, tunnel, &header, &mut record) => opened,
         () = drain.forced() => Err(Refusal::new(Class::Busy, "drained").into()),
     };
     let ended = match opened {
@@ -99,13 +97,20 @@ struct Stream {
 /// The rooms in their order; each takes what only the one before it can make.
 async fn open(
     shared: &Shared,
-    policy: &Policy,
+    in_force: &mut InForce,
     tunnel: &mut GatewayTunnel,
     header: &OpenHeader,
     record: &mut Pending,
 ) -> Result<Stream, Ending> {
-    let intake = read_hello(shared, tunnel, record).await?;
-    let admitted = judge(policy, &intake, header, record)?;
+    let intake = intake::read_hello(tunnel, shared.limits.hello, record).await;
+    let intake = intake.map_err(|error| match error {
+        IntakeError::Broken(refusal) => Ending::Gone(refusal),
+        other => Ending::Refused(other.refusal()),
+    })?;
+    // Now, and not when it was opened: a hello may take its time.
+    let policy = in_force.now();
+    record.policy = Some(policy.digest().to_string());
+    let admitted = intake.judge(&policy, header.original.port(), record)?;
     same_name(&admitted, header)?;
     let Dialled { mut socket, addr } = dial(shared, &admitted, header.original, record).await?;
     record.dialled = Some(addr.to_string());
@@ -126,48 +131,6 @@ async fn open(
             Class::Internal,
             "tunnel_stalled",
         ))),
-    }
-}
-
-async fn read_hello(
-    shared: &Shared,
-    tunnel: &mut GatewayTunnel,
-    record: &mut Pending,
-) -> Result<Intake, Refusal> {
-    let deadline = tokio::time::Instant::now() + shared.limits.hello;
-    let intake = intake::read_hello(tunnel, deadline).await;
-    record.timings.hello = Some(record.started().elapsed().into());
-    match intake {
-        Ok(intake) => {
-            intake.describe(record);
-            Ok(intake)
-        }
-        Err(error) => {
-            error.describe(record);
-            Err(error.refusal())
-        }
-    }
-}
-
-fn judge(
-    policy: &Policy,
-    intake: &Intake,
-    header: &OpenHeader,
-    record: &mut Pending,
-) -> Result<Admitted, Refusal> {
-    let started = Instant::now();
-    let verdict = policy.judge(&Request {
-        name: &intake.hello.server_name,
-        port: header.original.port(),
-        workload: &header.workload,
-    });
-    record.timings.policy = Some(started.elapsed().into());
-    match verdict {
-        Verdict::Admitted(admitted) => {
-            record.rule = admitted.rule().cloned();
-            Ok(admitted)
-        }
-        Verdict::Refused(refusal) => Err(refusal),
     }
 }
 

@@ -222,12 +222,15 @@ impl Printer {
     }
 
     fn print(&mut self, record: &Record) {
-        let written = match self.format {
-            LogFormat::Json => serde_json::to_writer(&mut self.out, record)
-                .map_err(io::Error::from)
-                .and_then(|()| self.out.write_all(b"\n")),
-            LogFormat::Text => writeln!(self.out, "{}", self.painter.line(record)),
+        let line = match self.format {
+            LogFormat::Json => serde_json::to_vec(record).map_err(io::Error::from),
+            LogFormat::Text => Ok(self.painter.line(record).into_bytes()),
         };
+        // In one piece: a record that does not fit is lost whole, and none is torn.
+        let written = line.and_then(|mut line| {
+            line.push(b'\n');
+            self.out.write_all(&line)
+        });
         self.note(written);
     }
 

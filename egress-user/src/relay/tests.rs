@@ -273,6 +273,44 @@ async fn forced_drain_keeps_the_counts() {
     assert_eq!(carried.from_socket, 5);
 }
 
+/// The peer takes nothing, so a frame stays half written when the stream is cut. What comes after
+/// it must not be read as its payload.
+#[tokio::test]
+async fn a_cut_in_the_middle_of_a_frame_adds_nothing_to_the_stream() {
+    let (mut agent, mut gateway) = tunnels();
+    open_stream(&mut agent, &mut gateway).await;
+    let (mut client, mut captured) = sockets().await;
+    let sent = noise(4 << 20, 7);
+    let bytes = sent.clone();
+    // It never gets everything out.
+    let writing = tokio::spawn(async move { client.write_all(&bytes).await });
+    let cut = async {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        RelayError::PolicyChanged
+    };
+    let carried = carry(&mut captured, &mut agent, LONG, cut).await;
+    let code = carried.result.unwrap_err().reset_code();
+    let told = agent.send_reset(code).await;
+    drop((agent, captured));
+
+    let mut got = bytes::BytesMut::new();
+    let end = loop {
+        match gateway.read_data(&mut got).await {
+            Ok(_) => {}
+            Err(error) => break error,
+        }
+    };
+    assert!(
+        sent.starts_with(&got),
+        "a prefix of what was sent, and nothing else"
+    );
+    match told {
+        Ok(()) => assert!(matches!(end, TunnelError::Reset(ResetCode::PolicyChanged))),
+        Err(_) => assert!(end.is_loss(), "{end}"),
+    }
+    let _cut_off = writing.await.unwrap();
+}
+
 #[test]
 fn idle_buffers_go_back_to_the_pool() {
     let buffer = take_buffer();

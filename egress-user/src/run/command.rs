@@ -34,7 +34,20 @@ pub(super) struct NotStarted {
 
 /// Collects signals from now on, so that none is lost before the command runs.
 pub(super) fn catch_signals() -> anyhow::Result<SignalsInfo<WithOrigin>> {
-    SignalsInfo::new(FORWARDED).context("cannot listen for signals")
+    // What is ignored now (nohup) stays ignored in the command, as long as nobody handles it here.
+    let ignored = ignored_signals();
+    let signals = FORWARDED
+        .iter()
+        .filter(|signal| ignored & (1 << (**signal - 1)) == 0);
+    SignalsInfo::new(signals).context("cannot listen for signals")
+}
+
+/// The set of ignored signals, one bit each (`SigIgn` of proc(5)); empty when it cannot be read.
+fn ignored_signals() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    line.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+        .unwrap_or_default()
 }
 
 /// Starts the command inside `cgroup`, as `invoker` if there is one, with the limit of

@@ -5,9 +5,12 @@ use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::BytesMut;
+use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncBufRead, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 use super::frame::{
     self, Delivery, FrameError, FrameHeader, HEADER_LEN, Kind, MAX_DATA, Opened, Order, ResetCode,
@@ -16,6 +19,20 @@ use super::frame::{
 use super::header::{HeaderError, OpenHeader};
 use super::tls;
 use crate::refusal::Refusal;
+
+/// Prepares the TCP connection under a tunnel: frames are written whole and need not wait for
+/// more, and a peer whose host is gone is noticed while nothing is sent, within 30 seconds.
+///
+/// # Errors
+/// When the kernel refuses, which it does for a connection that is reset already.
+pub fn tune(socket: &TcpStream) -> io::Result<()> {
+    let keepalive = TcpKeepalive::new()
+        .with_time(Duration::from_secs(15))
+        .with_interval(Duration::from_secs(5))
+        .with_retries(3);
+    socket.set_nodelay(true)?;
+    SockRef::from(socket).set_tcp_keepalive(&keepalive)
+}
 
 /// What a tunnel runs over: a TLS stream that lends out what it decrypted.
 pub trait Transport: AsyncBufRead + AsyncWrite + Unpin + Send {}
@@ -43,6 +60,11 @@ pub enum TunnelError {
 }
 
 impl TunnelError {
+    /// Whether the connection itself is gone, and the peer did nothing wrong.
+    pub fn is_loss(&self) -> bool {
+        matches!(self, TunnelError::Io(_) | TunnelError::Lost)
+    }
+
     /// The reason in records.
     pub fn reason(&self) -> &'static str {
         match self {
@@ -87,6 +109,7 @@ pub struct Tunnel<T> {
     header_filled: usize,
     data_left: usize,
     resetting: bool,
+    given_up: bool,
 }
 
 impl<T: Transport> Tunnel<T> {
@@ -99,6 +122,7 @@ impl<T: Transport> Tunnel<T> {
             header_filled: 0,
             data_left: 0,
             resetting: false,
+            given_up: false,
         }
     }
 
@@ -117,6 +141,7 @@ impl<T: Transport> Tunnel<T> {
     pub fn is_usable(&mut self) -> bool {
         let mut cx = Context::from_waker(std::task::Waker::noop());
         self.order.may_open()
+            && !self.given_up
             && Pin::new(&mut self.transport)
                 .poll_fill_buf(&mut cx)
                 .is_pending()
@@ -222,6 +247,11 @@ impl<T: Transport> Tunnel<T> {
     /// Ends the TLS session in good order.
     pub async fn close(&mut self) -> Result<(), TunnelError> {
         Ok(self.transport.shutdown().await?)
+    }
+
+    /// Says that a frame was left unfinished: whatever came after it would be read as its payload.
+    pub(crate) fn give_up(&mut self) {
+        self.given_up = true;
     }
 
     /// The connection underneath, for the relay to write whole frames to.
@@ -353,6 +383,9 @@ impl<T: Transport> Tunnel<T> {
     }
 
     async fn send(&mut self, bytes: &[u8]) -> Result<(), TunnelError> {
+        if self.given_up {
+            return Err(TunnelError::Lost);
+        }
         self.transport.write_all(bytes).await?;
         Ok(self.transport.flush().await?)
     }

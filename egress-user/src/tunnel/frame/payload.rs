@@ -68,10 +68,10 @@ impl ResetCode {
         match self {
             ResetCode::Unspecified => "reset",
             ResetCode::Aborted => "aborted",
-            ResetCode::IdleTimeout => "idle_timeout",
+            ResetCode::IdleTimeout => "idle",
             ResetCode::PolicyChanged => "policy_changed",
             ResetCode::NameChangedOnRetry => "name_changed_on_retry",
-            ResetCode::Shutdown => "shutdown",
+            ResetCode::Shutdown => "drained",
             ResetCode::Internal => "internal",
         }
     }

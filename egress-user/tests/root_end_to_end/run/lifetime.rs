@@ -196,6 +196,30 @@ fn an_ordinary_user_s_command_is_captured_too() {
     assert_eq!(records[0].at("/process/uid"), Some(&65534.into()));
 }
 
+/// Desktops and service managers give users cgroups of their own, and whoever may write to the
+/// common ancestor of two cgroups may move between them.
+#[test]
+fn a_user_cannot_move_the_command_back_to_a_cgroup_of_their_own() {
+    let machine = Machine::new();
+    let procs = machine.cgroup.path().join("cgroup.procs");
+    for path in [machine.cgroup.path(), &procs] {
+        std::os::unix::fs::chown(path, Some(65534), Some(65534)).unwrap();
+    }
+    let mut command = machine.run(&borrowed(&allow_en()));
+    let script = format!("echo $$ > {} && echo escaped; true", procs.display());
+    command
+        .args(["sh", "-c", &script])
+        .env("SUDO_UID", "65534")
+        .env("SUDO_GID", "65534");
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "", "{output:?}");
+    assert!(
+        !stderr(&output).is_empty(),
+        "the kernel's refusal: {output:?}"
+    );
+}
+
 #[test]
 fn without_privilege_one_sentence_says_what_is_missing() {
     let machine = Machine::new();
