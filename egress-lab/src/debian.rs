@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, bail};
 
-use self::apt::Apt;
+use self::apt::{Apt, Archive};
 use self::progress::Progress;
 
 mod apt;
@@ -80,7 +80,7 @@ impl Tree {
         let missing: Vec<&str> = packages
             .iter()
             .copied()
-            .filter(|package| !unpacked.contains(*package))
+            .filter(|package| !unpacked.iter().any(|file| is_of(file, package)))
             .collect();
         if missing.is_empty() {
             return Ok(());
@@ -90,18 +90,19 @@ impl Tree {
             missing.join(", "),
             self.home.display()
         );
-        let apt = Apt::new(&self.home, &self.record())?;
+        let apt = Apt::new(&self.home)?;
         apt.update();
-        let archives = apt.download(&missing)?;
+        let mut plan = apt.plan(&missing)?;
+        plan.retain(|archive| !unpacked.contains(&archive.file));
+        let archives = apt.download(&plan)?;
         let mut progress = Progress::new("unpacked");
         for (done, archive) in archives.iter().enumerate() {
             progress.show(done, archives.len());
             self.unpack(archive)?;
-            self.remember(archive)?;
             fs::remove_file(archive)?;
         }
         progress.finish(archives.len());
-        Ok(())
+        self.remember(&plan)
     }
 
     fn lock(&self) -> Result<File> {
@@ -138,41 +139,32 @@ impl Tree {
         Ok(())
     }
 
-    /// The names of the packages in the tree.
+    /// The files, `name_version_architecture.deb`, that were unpacked into the tree.
     fn unpacked(&self) -> BTreeSet<String> {
         let record = fs::read_to_string(self.record()).unwrap_or_default();
-        record
-            .lines()
-            .filter_map(|line| line.strip_prefix("Package: "))
-            .map(str::to_owned)
-            .collect()
+        record.lines().map(str::to_owned).collect()
     }
 
-    /// Adds the package to the record, in the form in which dpkg keeps it: apt counts what is
-    /// recorded as installed and does not download it for the next package that depends on it.
-    fn remember(&self, archive: &Path) -> Result<()> {
-        let fields = Command::new("dpkg-deb")
-            .arg("--field")
-            .arg(archive)
-            .output()
-            .context("cannot run dpkg-deb")?;
-        if !fields.status.success() {
-            bail!("cannot read {}", archive.display());
-        }
+    fn remember(&self, archives: &[Archive]) -> Result<()> {
         let path = self.record();
         let mut record = File::options()
             .create(true)
             .append(true)
             .open(&path)
             .with_context(|| format!("cannot write {}", path.display()))?;
-        let mut stanza = b"Status: install ok installed\n".to_vec();
-        stanza.extend_from_slice(fields.stdout.trim_ascii());
-        stanza.extend_from_slice(b"\n\n");
-        record.write_all(&stanza)?;
+        for archive in archives {
+            writeln!(record, "{}", archive.file)?;
+        }
         Ok(())
     }
 
     fn record(&self) -> PathBuf {
-        self.home.join("unpacked")
+        self.home.join("unpacked-archives")
     }
+}
+
+/// Whether `file` is a version of `package`.
+fn is_of(file: &str, package: &str) -> bool {
+    file.strip_prefix(package)
+        .is_some_and(|rest| rest.starts_with('_'))
 }

@@ -1,6 +1,6 @@
 //! Tools from crates.io that the build fetches for itself.
 
-use std::fs;
+use std::fs::{self, File};
 use std::path::Path;
 use std::process::Command;
 
@@ -21,13 +21,17 @@ pub(crate) fn install(
     why: &str,
     configure: impl FnOnce(&mut Command),
 ) -> Result<()> {
+    let _lock = lock(home)?;
+    let bin = home.join("bin");
+    // Another process compiled it while this one waited for the lock.
+    if bin.join(package).exists() {
+        return Ok(());
+    }
     eprintln!(
         "{why}: compiling {package} {version} into {}, once",
         workspace::relative(home).display()
     );
-    let build_dir = workspace::tools().join("build");
-    // Otherwise cargo ends with the advice to do this.
-    let path = process::path_with(&home.join("bin"))?;
+    let build_dir = home.join("build");
     let mut cargo = workspace::cargo();
     cargo
         .args(["install", "--locked", package, "--version", version])
@@ -35,8 +39,19 @@ pub(crate) fn install(
         .arg(home)
         .arg("--target-dir")
         .arg(&build_dir)
-        .env("PATH", path);
+        // Otherwise cargo ends with the advice to do this.
+        .env("PATH", process::path_with(&bin)?);
     configure(&mut cargo);
     process::run(&mut cargo)?;
     fs::remove_dir_all(&build_dir).with_context(|| format!("cannot remove {}", build_dir.display()))
+}
+
+/// Waits for another process that is about the same tool.
+fn lock(home: &Path) -> Result<File> {
+    fs::create_dir_all(home).with_context(|| format!("cannot create {}", home.display()))?;
+    let path = home.join("lock");
+    let file = File::create(&path).with_context(|| format!("cannot create {}", path.display()))?;
+    file.lock()
+        .with_context(|| format!("cannot lock {}", path.display()))?;
+    Ok(file)
 }

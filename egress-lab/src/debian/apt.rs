@@ -9,25 +9,26 @@ use anyhow::{Context as _, Result, bail};
 
 use super::progress::Progress;
 
-/// What dpkg knows about the machine.
-const INSTALLED: &str = "/var/lib/dpkg/status";
-
 pub(super) struct Apt {
     configuration: PathBuf,
     archives: PathBuf,
 }
 
+/// A package that is to be downloaded, by what apt calls its file: `name_version_architecture.deb`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Archive {
+    pub(super) file: String,
+    bytes: u64,
+}
+
 impl Apt {
-    /// Prepares `home`. Packages of the machine and those in `record` count as installed.
-    pub(super) fn new(home: &Path, record: &Path) -> Result<Self> {
+    /// Prepares `home`.
+    pub(super) fn new(home: &Path) -> Result<Self> {
         let archives = home.join("archives");
-        fs::create_dir_all(archives.join("partial"))?;
+        // What an interrupted run left may be incomplete.
+        let _ = fs::remove_dir_all(&archives);
+        fs::create_dir_all(&archives)?;
         fs::create_dir_all(home.join("lists/partial"))?;
-        let mut status =
-            fs::read_to_string(INSTALLED).with_context(|| format!("cannot read {INSTALLED}"))?;
-        status.push('\n');
-        status.push_str(&fs::read_to_string(record).unwrap_or_default());
-        fs::write(home.join("status"), without_conflicts(&status))?;
         let configuration = home.join("apt.conf");
         fs::write(&configuration, configuration_for(home))?;
         Ok(Self {
@@ -47,13 +48,36 @@ impl Apt {
         }
     }
 
-    /// Downloads `packages` and what they need. Packages named are downloaded even if the machine
-    /// has them, so that the tree is complete where the machine is not.
-    pub(super) fn download(&self, packages: &[&str]) -> Result<Vec<PathBuf>> {
+    /// What apt would download to install `packages`. Those are in it even if the machine has
+    /// them, so that the tree is complete where the machine is not.
+    pub(super) fn plan(&self, packages: &[&str]) -> Result<Vec<Archive>> {
+        let output = self
+            .apt_get()
+            .args(["install", "--print-uris", "--reinstall"])
+            .args(packages)
+            .output()
+            .context("cannot run apt-get")?;
+        if !output.status.success() {
+            bail!(
+                "apt-get cannot find {}: {}",
+                packages.join(", "),
+                one_line(&String::from_utf8_lossy(&output.stderr))
+            );
+        }
+        let plan = String::from_utf8_lossy(&output.stdout);
+        Ok(plan.lines().filter_map(Archive::parse).collect())
+    }
+
+    /// Downloads `archives`, checked against apt's keys, and returns the files in their order.
+    pub(super) fn download(&self, archives: &[Archive]) -> Result<Vec<PathBuf>> {
+        let bytes: u64 = archives.iter().map(|archive| archive.bytes).sum();
+        let mib = bytes.div_ceil(1024 * 1024);
+        eprintln!("  downloading {} packages, {mib} MiB", archives.len());
         let mut child = self
             .apt_get()
-            .args(["install", "--download-only", "--reinstall"])
-            .args(packages)
+            .current_dir(&self.archives)
+            .arg("download")
+            .args(archives.iter().map(Archive::request))
             .args(["--option", "APT::Status-Fd=1"])
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -71,25 +95,13 @@ impl Apt {
             stderr.read_to_string(&mut errors)?;
         }
         if !child.wait()?.success() {
-            bail!(
-                "apt-get cannot download {}: {}",
-                packages.join(", "),
-                one_line(&errors)
-            );
+            bail!("apt-get cannot download them: {}", one_line(&errors));
         }
-        let archives = self.downloaded()?;
         progress.finish(archives.len());
-        Ok(archives)
-    }
-
-    fn downloaded(&self) -> Result<Vec<PathBuf>> {
-        let mut archives: Vec<PathBuf> = fs::read_dir(&self.archives)?
-            .flatten()
-            .map(|entry| entry.path())
-            .filter(|path| path.extension().is_some_and(|extension| extension == "deb"))
-            .collect();
-        archives.sort();
-        Ok(archives)
+        let files = archives
+            .iter()
+            .map(|archive| self.archives.join(&archive.file));
+        Ok(files.collect())
     }
 
     fn apt_get(&self) -> Command {
@@ -97,33 +109,45 @@ impl Apt {
         command
             .args(["--quiet=2", "--config-file"])
             .arg(&self.configuration)
-            // Its messages are read above.
+            // What it says is read above.
             .env("LC_ALL", "C")
             .stdin(Stdio::null());
         command
     }
 }
 
-/// What is unpacked side by side does not get into each other's way, whatever the packages say of
-/// being installed together.
-fn without_conflicts(status: &str) -> String {
-    status
-        .lines()
-        .filter(|line| !line.starts_with("Breaks:") && !line.starts_with("Conflicts:"))
-        .fold(String::with_capacity(status.len()), |mut text, line| {
-            text.push_str(line);
-            text.push('\n');
-            text
+impl Archive {
+    /// Reads a line of `--print-uris`: `'http://…' name_1%3a2.3_amd64.deb 29378692 SHA256:…`.
+    fn parse(line: &str) -> Option<Self> {
+        let mut words = line.split(' ').skip(1);
+        let file = words.next().filter(|file| file.ends_with(".deb"))?;
+        Some(Self {
+            file: file.to_owned(),
+            bytes: words.next()?.parse().ok()?,
         })
+    }
+
+    /// The archive in the words of `apt-get download`: `name:amd64=1:2.3`.
+    fn request(&self) -> String {
+        let mut parts = self.file.trim_end_matches(".deb").splitn(3, '_');
+        let (name, version, architecture) = (parts.next(), parts.next(), parts.next());
+        let name = name.unwrap_or_default();
+        // apt writes the colon of an epoch in this way, and no other character.
+        let version = version.unwrap_or_default().replace("%3a", ":");
+        match architecture {
+            None | Some("all") => format!("{name}={version}"),
+            Some(architecture) => format!("{name}:{architecture}={version}"),
+        }
+    }
 }
 
-/// The machine's sources, keys and proxies stay in force.
+/// The machine's sources, keys, proxies and list of installed packages stay in force.
 fn configuration_for(home: &Path) -> String {
     let home = home.display();
     format!(
         r#"Dir::State "{home}";
 Dir::State::Lists "{home}/lists";
-Dir::State::status "{home}/status";
+Dir::State::status "/var/lib/dpkg/status";
 Dir::Cache "{home}";
 Dir::Cache::archives "{home}/archives";
 Debug::NoLocking "true";
@@ -161,6 +185,19 @@ mod tests {
     use super::*;
 
     #[test]
+    fn asks_for_the_versions_of_the_plan() {
+        let plan = "'http://deb.example.org/libllvm22_22.1.8-1%7edeb12u1_amd64.deb' \
+                    libllvm22_1%3a22.1.8-1~deb12u1_amd64.deb 29378692 SHA256:00";
+        let archive = Archive::parse(plan).unwrap();
+        assert_eq!(archive.bytes, 29_378_692);
+        assert_eq!(archive.request(), "libllvm22:amd64=1:22.1.8-1~deb12u1");
+        let plan = "'http://deb.example.org/x.deb' rust-web-src_1.96.0+dfsg1-1_all.deb 45012756 ";
+        let archive = Archive::parse(plan).unwrap();
+        assert_eq!(archive.request(), "rust-web-src=1.96.0+dfsg1-1");
+        assert_eq!(Archive::parse("Reading package lists..."), None);
+    }
+
+    #[test]
     fn reads_the_progress_of_apt() {
         let line = "dlstatus:7:54.8247:Retrieving file 7 of 10";
         assert_eq!(retrieved(line), Some((7, 10)));
@@ -182,12 +219,7 @@ mod tests {
     #[test]
     fn keeps_its_state_below_its_home() {
         let configuration = configuration_for(Path::new("/somewhere"));
-        for key in [
-            "Dir::State ",
-            "Dir::State::Lists ",
-            "Dir::State::status ",
-            "Dir::Cache ",
-        ] {
+        for key in ["Dir::State ", "Dir::State::Lists ", "Dir::Cache "] {
             let line = configuration
                 .lines()
                 .find(|line| line.starts_with(key))
