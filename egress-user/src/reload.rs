@@ -1,14 +1,16 @@
 //! Reads the policy file again when it changes. A good file is put into force at once; a
 //! bad one changes nothing, says why, and raises an alarm in the metrics.
 
-use std::fs;
+mod writers;
+
+use std::fs::{self, File};
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::inotify::{self, CreateFlags, Reader, WatchFlags};
@@ -18,12 +20,17 @@ use crate::document::Mistakes;
 use crate::in_force::Enforcer;
 use crate::policy::Policy;
 use crate::record::Metrics;
+use writers::Writers;
 
 /// How often the file is looked at when no event comes.
 const TICK: Duration = Duration::from_millis(500);
 
-/// How long a file must stay as it is before it is read.
+/// How long a file must stay as it is before it is read: one that is being written may well be a
+/// policy already, and another one than is meant. The times of files are no finer than 10 ms.
 const SETTLING: Duration = Duration::from_millis(50);
+
+/// The same where the kernel does not say whether somebody still writes.
+const SETTLING_UNSEEN: Duration = Duration::from_secs(2);
 
 /// Follows one policy file.
 pub struct Reloader {
@@ -32,9 +39,8 @@ pub struct Reloader {
     metrics: Arc<Metrics>,
     inotify: OwnedFd,
     seen: Option<Stamp>,
-    /// A state that was seen once. It is read when it is seen again: a file that is being written
-    /// may well be a policy already, and another one than is meant.
-    settling: Option<Stamp>,
+    /// A state that is not read yet, and when it was first seen.
+    settling: Option<(Option<Stamp>, Instant)>,
 }
 
 /// What tells one state of a file from the next.
@@ -87,20 +93,32 @@ impl Reloader {
         loop {
             let settling = self.settling.is_some();
             self.wait(if settling { SETTLING } else { TICK });
-            let now = stamp(&self.path);
-            if now == self.seen {
-                self.settling = None;
-            } else if self.settling != now || !settling {
-                self.settling = now;
-                if now.is_none() {
-                    self.seen = now;
-                    self.reload();
-                }
-            } else {
-                self.settling = None;
-                self.seen = now;
-                self.reload();
-            }
+            self.look(Instant::now());
+        }
+    }
+
+    /// Reads the file if it changed and has settled since.
+    fn look(&mut self, now: Instant) {
+        let state = stamp(&self.path);
+        if state == self.seen {
+            self.settling = None;
+            return;
+        }
+        let since = match self.settling {
+            Some((settling, since)) if settling == state => since,
+            _ => now,
+        };
+        self.settling = Some((state, since));
+        let needed = match File::open(&self.path).as_ref().map(writers::of) {
+            Ok(Writers::Somebody) => return,
+            Ok(Writers::Unknown) => SETTLING_UNSEEN,
+            // What is gone or forbidden is said when it is read.
+            Ok(Writers::Nobody) | Err(_) => SETTLING,
+        };
+        if now.duration_since(since) >= needed {
+            self.settling = None;
+            self.seen = state;
+            self.reload();
         }
     }
 
@@ -157,4 +175,102 @@ pub fn stamp(path: &Path) -> Option<Stamp> {
         len: metadata.len(),
         modified: (metadata.mtime(), metadata.mtime_nsec()),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+    use crate::in_force;
+
+    /// All that is allowed until the second rule is written.
+    const HALF: &str = "version: 1\nrules:\n  - {name: all, hosts: ['*.example.com']}\n";
+    const REST: &str = "  - {name: not, action: deny, hosts: [a.example.com]}\n";
+    const NOTHING: &str = "version: 1\nrules: [{name: one, hosts: [example.com]}]\n";
+
+    struct Followed {
+        reloader: Reloader,
+        path: PathBuf,
+        now: Instant,
+        _dir: tempfile::TempDir,
+    }
+
+    impl Followed {
+        fn new() -> Followed {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("policy.yaml");
+            fs::write(&path, NOTHING).unwrap();
+            let seen = stamp(&path);
+            let (enforcer, _) = in_force::channel(read(&path).unwrap());
+            let metrics = Arc::new(Metrics::default());
+            let reloader = Reloader::new(path.clone(), seen, enforcer, metrics).unwrap();
+            Followed {
+                reloader,
+                path,
+                now: Instant::now(),
+                _dir: dir,
+            }
+        }
+
+        fn look_after(&mut self, time: Duration) {
+            self.now += time;
+            self.reloader.look(self.now);
+        }
+
+        fn is_in_force(&self, text: &str) -> bool {
+            let policy = Policy::parse(text, "policy.yaml").unwrap().policy;
+            self.reloader.enforcer.now().digest() == policy.digest()
+        }
+    }
+
+    #[test]
+    fn a_file_that_is_being_written_is_not_read() {
+        let mut followed = Followed::new();
+        let mut file = File::create(&followed.path).unwrap();
+        file.write_all(HALF.as_bytes()).unwrap();
+        for _ in 0..3 {
+            followed.look_after(SETTLING_UNSEEN);
+            assert!(followed.is_in_force(NOTHING));
+        }
+        file.write_all(REST.as_bytes()).unwrap();
+        followed.look_after(SETTLING_UNSEEN);
+        assert!(followed.is_in_force(NOTHING));
+        drop(file);
+        followed.look_after(SETTLING_UNSEEN);
+        assert!(followed.is_in_force(&format!("{HALF}{REST}")));
+    }
+
+    /// Every event in the folder has the file looked at; none makes it older.
+    #[test]
+    fn a_file_settles_however_often_it_is_looked_at() {
+        let mut followed = Followed::new();
+        fs::write(&followed.path, HALF).unwrap();
+        for _ in 0..10 {
+            followed.look_after(Duration::from_millis(4));
+            assert!(followed.is_in_force(NOTHING));
+        }
+        // Written by a program that opens it once more for each part.
+        let whole = format!("{HALF}{REST}");
+        fs::write(&followed.path, &whole).unwrap();
+        for _ in 0..10 {
+            followed.look_after(Duration::from_millis(4));
+            assert!(followed.is_in_force(NOTHING));
+        }
+        followed.look_after(SETTLING);
+        assert!(followed.is_in_force(&whole));
+    }
+
+    #[test]
+    fn a_file_that_is_gone_changes_nothing() {
+        let mut followed = Followed::new();
+        fs::remove_file(&followed.path).unwrap();
+        followed.look_after(TICK);
+        followed.look_after(TICK);
+        assert!(followed.is_in_force(NOTHING));
+        fs::write(&followed.path, HALF).unwrap();
+        followed.look_after(TICK);
+        followed.look_after(TICK);
+        assert!(followed.is_in_force(HALF));
+    }
 }
