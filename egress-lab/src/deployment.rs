@@ -48,6 +48,9 @@ pub struct Setup<'a> {
     pub drain: &'a str,
     /// More lines for the `capture` section of the agent; `CGROUP` stands for the cgroup's path.
     pub capture: &'a [&'a str],
+    /// Ports of the gateways that the agent knows, all on the gateway's host;
+    /// [`Deployment::another_gateway`] starts those other than [`TUNNEL_PORT`].
+    pub gateways: &'a [u16],
 }
 
 /// A running agent and gateway. The agent captures port 443 of one cgroup in the lab's
@@ -83,7 +86,7 @@ impl Deployment {
         let home = lab.directory().join("egress");
         fs::create_dir_all(&home)?;
         let gateway = start(lab, Hop::Gateway, &home, setup, &gateway_section())?;
-        let agent_section = agent_section(lab, cgroup, setup.capture);
+        let agent_section = agent_section(lab, cgroup, setup);
         let agent = start(lab, Hop::Agent, &home, setup, &agent_section)?;
         let mut deployment = Deployment {
             agent,
@@ -93,6 +96,34 @@ impl Deployment {
         deployment.answers(lab, Hop::Gateway, "/readyz")?;
         deployment.answers(lab, Hop::Agent, setup.agent_answers)?;
         Ok(deployment)
+    }
+
+    /// Starts a gateway with the configuration of the first on another port, which is also where
+    /// it answers about itself, on loopback.
+    ///
+    /// # Errors
+    /// When it does not start; the error carries what it printed.
+    pub fn another_gateway(&self, lab: &Lab, program: &Path, port: u16) -> anyhow::Result<Process> {
+        let mut command = Command::new(program);
+        let namespace = &lab.gateway.namespace;
+        namespace.enter(&mut command)?;
+        without_settings(&mut command);
+        let admin = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        command
+            .args(["gateway", "--config"])
+            .arg(self.home.join("gateway.yaml"))
+            .args(["--listen", &format!("{}:{port}", lab.gateway.v4)])
+            .args(["--admin", &admin.to_string(), "--log"])
+            .arg(self.home.join(format!("gateway-{port}.jsonl")));
+        let process = Process::start(command, &format!("gateway-{port}"), &self.home)?;
+        wait::until("the other gateway is ready", || {
+            let answer = http::get(namespace, admin, "/readyz");
+            answer
+                .is_ok_and(|answer| answer.status == 200)
+                .then_some(())
+        })
+        .with_context(|| process.output())?;
+        Ok(process)
     }
 
     /// The records that a hop has written so far.
@@ -298,15 +329,17 @@ fn gateway_section() -> String {
     )
 }
 
-fn agent_section(lab: &Lab, cgroup: &Cgroup, more: &[&str]) -> String {
+fn agent_section(lab: &Lab, cgroup: &Cgroup, setup: &Setup<'_>) -> String {
+    let gateway = |port| format!("\"{}:{port}\"", lab.gateway.v4);
+    let gateways: Vec<String> = setup.gateways.iter().map(gateway).collect();
     let mut section = format!(
-        "gateways: [\"{gateway}:{TUNNEL_PORT}\"]\n\
+        "gateways: [{gateways}]\n\
          capture:\n  cgroup: {cgroup}\n  namespaces: [{namespace}]\n",
-        gateway = lab.gateway.v4,
+        gateways = gateways.join(", "),
         cgroup = cgroup.path().display(),
         namespace = lab.app.namespace.path().display(),
     );
-    for line in more {
+    for line in setup.capture {
         // Writing to a string does not fail.
         let line = line.replace("CGROUP", &cgroup.path().display().to_string());
         let _ = writeln!(section, "  {line}");

@@ -32,8 +32,10 @@ const SWEEP: Duration = Duration::from_secs(15);
 pub struct Limits {
     /// Accept to a whole ClientHello; a client sends it right after it connected.
     pub hello: Duration,
-    /// OPEN to the gateway's answer: its own limits for resolving and dialling,
-    /// and a little more, so that its reason arrives first.
+    /// OPEN to one gateway's answer: its own limit for resolving and dialling, and a little
+    /// more, so that its reason arrives first.
+    pub answer: Duration,
+    /// Verdict to an answer, however many gateways are asked.
     pub open: Duration,
     /// A connection in which nothing moves.
     pub idle: Duration,
@@ -45,6 +47,7 @@ impl Default for Limits {
     fn default() -> Limits {
         Limits {
             hello: Duration::from_secs(10),
+            answer: Duration::from_secs(12),
             open: Duration::from_secs(20),
             idle: Duration::from_secs(3600),
             connections: 16 * 1024,

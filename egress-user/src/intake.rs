@@ -69,7 +69,11 @@ impl Intake {
         record.timings.policy = Some(started.elapsed().into());
         match verdict {
             Verdict::Admitted(admitted) => {
-                record.rule = admitted.rule().cloned();
+                let audited = admitted.would_refuse();
+                record.would_refuse = audited.map(|refusal| refusal.reason.clone());
+                record.rule = audited
+                    .and_then(|refusal| refusal.rule.clone())
+                    .or_else(|| admitted.rule().cloned());
                 Ok(admitted)
             }
             Verdict::Refused(refusal) => Err(refusal),

@@ -8,6 +8,7 @@ mod metrics;
 mod sink;
 mod tally;
 mod text;
+mod writer;
 
 use std::borrow::Cow;
 use std::ops::{Deref, DerefMut};
@@ -157,6 +158,10 @@ pub struct Record {
     /// The policy rule that decided, or came nearest.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rule: Option<Arc<str>>,
+    /// Why the connection would have been refused, had the policy not been in audit mode;
+    /// whatever became of it afterwards.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub would_refuse: Option<Cow<'static, str>>,
     /// Digest of the policy in force at this hop.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub policy: Option<String>,
@@ -240,6 +245,7 @@ impl Record {
             verdict: Verdict::Failed,
             reason: None,
             rule: None,
+            would_refuse: None,
             policy: None,
             peer_policy: None,
             sni: None,
@@ -306,23 +312,24 @@ impl Pending {
         self.started
     }
 
-    /// The connection was carried; `would_refuse` is what audit mode let pass.
-    pub fn allowed(mut self, would_refuse: Option<Refusal>) {
-        match would_refuse {
-            None => self.verdict = Verdict::Allowed,
-            Some(refusal) => {
-                self.verdict = Verdict::WouldRefuse;
-                self.reason.get_or_insert(refusal.reason);
-                self.rule = self.rule.take().or(refusal.rule);
-            }
+    /// The connection was carried to its end, though perhaps only because of audit mode.
+    pub fn carried(mut self) {
+        self.verdict = Verdict::Allowed;
+        if let Some(reason) = self.would_refuse.clone() {
+            self.verdict = Verdict::WouldRefuse;
+            self.reason.get_or_insert(reason);
         }
     }
 
     /// The connection was refused, or could not be carried.
     pub fn refused(mut self, refusal: Refusal) {
+        self.note_refusal(refusal);
+    }
+
+    fn note_refusal(&mut self, refusal: Refusal) {
         self.verdict = Verdict::of(refusal.class);
         self.reason = Some(refusal.reason);
-        self.rule = refusal.rule.or(self.rule.take());
+        self.rule = refusal.rule.or_else(|| self.rule.take());
         self.closed_by.get_or_insert(ClosedBy::Egress);
     }
 
@@ -384,7 +391,7 @@ mod tests {
     fn every_way_out_writes_one_record() {
         let (recorder, tally) = recorder();
         let open = || Pending::open(&recorder, Hop::Agent, ConnectionId::new());
-        open().allowed(None);
+        open().carried();
         open().refused(Refusal::new(Class::Denied, "no_rule"));
         open().closed_before_hello();
         drop(open());
@@ -402,12 +409,26 @@ mod tests {
     }
 
     #[test]
-    fn audit_keeps_the_reason_and_the_rule() {
+    fn audit_keeps_the_reason() {
         let (recorder, tally) = recorder();
-        let pending = Pending::open(&recorder, Hop::Agent, ConnectionId::new());
-        pending.allowed(Some(Refusal::new(Class::Denied, "no_rule")));
+        let mut pending = Pending::open(&recorder, Hop::Agent, ConnectionId::new());
+        pending.would_refuse = Some(Cow::Borrowed("no_rule"));
+        pending.carried();
         assert_eq!(tally.rows()[0].verdict, Verdict::WouldRefuse);
         assert_eq!(tally.rows()[0].reason.as_deref(), Some("no_rule"));
+    }
+
+    #[test]
+    fn the_rule_of_a_refusal_takes_the_place_of_an_earlier_one() {
+        let (recorder, _) = recorder();
+        let mut pending = Pending::open(&recorder, Hop::Agent, ConnectionId::new());
+        pending.rule = Some("allows".into());
+        let refusal = Refusal {
+            rule: Some("denies".into()),
+            ..Refusal::new(Class::Denied, "policy_changed")
+        };
+        pending.note_refusal(refusal);
+        assert_eq!(pending.rule.as_deref(), Some("denies"));
     }
 
     #[test]

@@ -10,6 +10,7 @@
 use std::cell::RefCell;
 use std::future::Future;
 use std::io::{self, IoSliceMut};
+use std::ops::Range;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -114,7 +115,7 @@ pub async fn carry<T: Transport>(
         relay.finish_frame(error).await;
     }
     Carried {
-        from_socket: relay.outward.bytes,
+        from_socket: relay.outward.bytes - payload_in(&relay.pending),
         from_tunnel: relay.inward.bytes,
         first: relay.first,
         result,
@@ -142,7 +143,7 @@ struct Relay<'a, T> {
     tunnel: &'a mut Tunnel<T>,
     buffer: Option<Box<[u8]>>,
     /// Bytes of `buffer` that wait to be written to the tunnel.
-    pending: std::ops::Range<usize>,
+    pending: Range<usize>,
     outward: Direction,
     inward: Direction,
     first: Option<End>,
@@ -199,6 +200,10 @@ impl<'a, T: Transport> Relay<'a, T> {
         let inward = self.poll_inward(cx)?;
         if outward.is_ready() && inward.is_ready() {
             return Poll::Ready(Ok(()));
+        }
+        if inward.is_ready() && !self.outward.finishing {
+            // The peer has nothing more to say, but its connection can still be lost.
+            let _ = self.tunnel.poll_incoming(cx)?;
         }
         while timer.as_mut().poll(cx).is_ready() {
             if !std::mem::take(&mut self.moved) {
@@ -338,6 +343,12 @@ fn frame_slots(buffer: &mut [u8], count: usize) -> Result<usize, RelayError> {
         left -= len;
     }
     Ok(end)
+}
+
+/// How many bytes of payload lie in a part of the buffer.
+fn payload_in(part: &Range<usize>) -> u64 {
+    let before = |at: usize| at / SLOT * MAX_DATA + (at % SLOT).saturating_sub(HEADER_LEN);
+    (before(part.end) - before(part.start)) as u64
 }
 
 /// Writes one header at `at`; gives where the payload begins.

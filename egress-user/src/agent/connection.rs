@@ -7,7 +7,7 @@ use tokio::net::TcpStream;
 
 use super::Shared;
 use super::capture::FlowRecord;
-use super::tunnels::{AgentTunnel, Lease};
+use super::tunnels::{AgentTunnel, Lease, Tried};
 use crate::addr::ClientAddr;
 use crate::connection_id::ConnectionId;
 use crate::drain::Drain;
@@ -72,7 +72,7 @@ pub(super) async fn serve(shared: Arc<Shared>, mut accepted: Accepted, mut drain
         Err(ending) => Err(ending),
     };
     match ended {
-        Ok(would_refuse) => record.allowed(would_refuse),
+        Ok(()) => record.carried(),
         Err(Ending::ClosedBeforeHello) => record.closed_before_hello(),
         Err(Ending::Refused(refusal)) => {
             let alert = hello::alert_for(refusal.class);
@@ -101,6 +101,7 @@ async fn open(
     accepted: &mut Accepted,
     record: &mut Pending,
 ) -> Result<Stream, Ending> {
+    shared.recorder.takes_records()?;
     let limit = shared.limits.hello;
     let intake = intake::read_hello(&mut accepted.socket, limit, record).await?;
     // Now, and not when it was accepted: a hello may take its time.
@@ -143,44 +144,72 @@ fn open_header(
     }
 }
 
-/// Opens the stream at a gateway. A warm tunnel may have died unseen; the hello
-/// is still in hand and no byte of the origin has come, so a fresh one is tried.
+/// Opens the stream at a gateway. As long as no byte of the origin has come the hello is still in
+/// hand, so what one gateway cannot take, or does not answer, is taken to the next.
 async fn ask_a_gateway(
     shared: &Shared,
     header: &OpenHeader,
     intake: &Intake,
     record: &mut Pending,
 ) -> Result<(Lease, Opened), Refusal> {
+    let deadline = tokio::time::Instant::now() + shared.limits.open;
+    let mut tried = Tried::default();
+    let mut last = None;
     loop {
-        let started = Instant::now();
-        let leased = shared.tunnels.lease().await;
-        record.timings.tunnel = Some(started.elapsed().into());
-        let mut lease = leased.map_err(|error| {
-            tracing::debug!(%error, "no tunnel to a gateway");
-            Refusal::new(Class::Unreachable, error.reason())
-        })?;
-        record.gateway = Some(lease.gateway().to_string());
-        record.peer = Some(lease.peer().to_string());
+        let mut lease = match lease(shared, &tried, deadline, record).await {
+            Ok(lease) => lease,
+            // What the last one said is worth more than that there is no other.
+            Err(refusal) => return Err(last.unwrap_or(refusal)),
+        };
+        let limit = deadline.min(tokio::time::Instant::now() + shared.limits.answer);
         let started = Instant::now();
         let asked = ask(lease.tunnel(), header, &intake.bytes);
-        let answer = tokio::time::timeout(shared.limits.open, asked).await;
+        let answer = tokio::time::timeout_at(limit, asked).await;
         record.timings.open = Some(started.elapsed().into());
-        match answer {
+        let (refusal, ask_another) = match answer {
             Ok(Ok(Answer::Opened(opened))) => {
                 record.bytes_to_origin = intake.bytes.len() as u64;
                 return Ok((lease, opened));
             }
             Ok(Ok(Answer::Refused(refusal))) => {
+                tried.answered(&lease);
                 lease.give_back();
-                return Err(refusal);
+                let busy = refusal.class == Class::Busy;
+                (refusal, busy)
             }
-            Ok(Err(error)) if lease.is_reused() && error.is_loss() => {
-                tracing::debug!(%error, "a warm tunnel was dead, trying another");
+            Ok(Err(error)) => {
+                tried.silent(&lease);
+                (refusal_of(&error), error.is_loss())
             }
-            Ok(Err(error)) => return Err(Refusal::new(Class::Unreachable, error.reason())),
-            Err(_) => return Err(Refusal::new(Class::Unreachable, "gateway_timeout")),
+            Err(_) => {
+                tried.silent(&lease);
+                (gateway_timeout(), true)
+            }
+        };
+        if !ask_another {
+            return Err(refusal);
         }
+        tracing::debug!(%refusal, "trying another tunnel");
+        last = Some(refusal);
     }
+}
+
+async fn lease(
+    shared: &Shared,
+    tried: &Tried,
+    deadline: tokio::time::Instant,
+    record: &mut Pending,
+) -> Result<Lease, Refusal> {
+    let started = Instant::now();
+    let leased = tokio::time::timeout_at(deadline, shared.tunnels.lease(tried)).await;
+    record.timings.tunnel = Some(started.elapsed().into());
+    let lease = leased.map_err(|_| gateway_timeout())?.map_err(|error| {
+        tracing::debug!(%error, "no tunnel to a gateway");
+        Refusal::new(Class::Unreachable, error.reason())
+    })?;
+    record.gateway = Some(lease.gateway().to_string());
+    record.peer = Some(lease.peer().to_string());
+    Ok(lease)
 }
 
 async fn ask(
@@ -192,20 +221,33 @@ async fn ask(
     tunnel.answer().await
 }
 
+fn gateway_timeout() -> Refusal {
+    Refusal::new(Class::Unreachable, "gateway_timeout")
+}
+
+fn refusal_of(error: &TunnelError) -> Refusal {
+    let class = match error {
+        // Our own, that we could not write.
+        TunnelError::Header(_) => Class::Internal,
+        _ => Class::Unreachable,
+    };
+    Refusal::new(class, error.reason())
+}
+
 fn note_opened(record: &mut Pending, opened: &Opened) {
     record.dialled = Some(opened.dialled.to_string());
     record.peer_policy = Some(Digest::from_bytes(opened.policy).to_string());
     record.original_dst_resolved = Some(opened.original_resolved);
 }
 
-/// Carries the stream to its end; gives what audit mode would have refused.
+/// Carries the stream to its end.
 async fn carry(
     shared: &Shared,
     accepted: &mut Accepted,
     mut stream: Stream,
     record: &mut Pending,
     (drain, in_force): (&mut Drain, &mut InForce),
-) -> Result<Option<Refusal>, Ending> {
+) -> Result<(), Ending> {
     let tunnel = stream.lease.tunnel();
     let idle = shared.limits.idle;
     let (admitted, workload) = (&stream.admitted, &record.workload);
@@ -215,7 +257,7 @@ async fn carry(
     match carried.result {
         Ok(()) => {
             stream.lease.give_back();
-            Ok(stream.admitted.would_refuse().cloned())
+            Ok(())
         }
         Err(error) => {
             stream.lease.reset(error.reset_code()).await;

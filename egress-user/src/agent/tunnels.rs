@@ -30,8 +30,12 @@ const MAX_IDLE: usize = 64;
 /// that the agent is the one that closes.
 const IDLE_LIMIT: Duration = Duration::from_secs(120);
 
-/// Time for one TCP connect and TLS handshake with a gateway.
-const DIAL_LIMIT: Duration = Duration::from_secs(5);
+/// Time for one TCP connect and TLS handshake with one address of a gateway: a SYN that is lost is
+/// sent again after one second, and the handshake takes two round trips.
+const DIAL_LIMIT: Duration = Duration::from_secs(3);
+
+/// Addresses of one gateway that are tried for one connection.
+const MAX_ADDRESSES: usize = 8;
 
 /// A tunnel as the agent holds it.
 pub(super) type AgentTunnel = Tunnel<TlsStream<TcpStream>>;
@@ -130,9 +134,39 @@ pub struct Tunnels {
 
 struct Warm {
     tunnel: AgentTunnel,
+    endpoint: usize,
     gateway: GatewayAddr,
     peer: SpiffeId,
     since: Instant,
+}
+
+/// The gateways that one connection has tried.
+#[derive(Default)]
+pub(super) struct Tried {
+    /// None of these again.
+    gateways: Vec<usize>,
+    /// Its warm tunnel was silent. It may be there all the same, but the others are asked first.
+    silent: Option<usize>,
+}
+
+impl Tried {
+    /// A gateway answered, and may not be asked again.
+    pub(super) fn answered(&mut self, lease: &Lease) {
+        self.gateways.push(lease.warm.endpoint);
+    }
+
+    /// A tunnel was lost, or nothing came out of it in time.
+    pub(super) fn silent(&mut self, lease: &Lease) {
+        if lease.reused {
+            self.silent = Some(lease.warm.endpoint);
+        } else {
+            self.gateways.push(lease.warm.endpoint);
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.gateways.is_empty() && self.silent.is_none()
+    }
 }
 
 impl Tunnels {
@@ -152,13 +186,16 @@ impl Tunnels {
         })
     }
 
-    /// The warmest tunnel that is still alive, or a new one.
-    pub(super) async fn lease(self: &Arc<Self>) -> Result<Lease, DialError> {
-        if let Some(warm) = self.take_warm() {
+    /// The warmest tunnel that is still alive, or a new one. A connection that has tried one
+    /// already gets a new one, of a gateway that it has not tried.
+    pub(super) async fn lease(self: &Arc<Self>, tried: &Tried) -> Result<Lease, DialError> {
+        if tried.is_empty()
+            && let Some(warm) = self.take_warm()
+        {
             self.metrics.tunnel(TunnelEvent::Reused);
             return Ok(self.lend(warm, true));
         }
-        let warm = self.dial_any().await?;
+        let warm = self.dial_any(tried).await?;
         Ok(self.lend(warm, false))
     }
 
@@ -177,7 +214,7 @@ impl Tunnels {
             idle.len()
         };
         if left == 0
-            && let Ok(warm) = self.dial_any().await
+            && let Ok(warm) = self.dial_any(&Tried::default()).await
         {
             self.keep(warm);
         }
@@ -209,25 +246,14 @@ impl Tunnels {
         }
     }
 
-    /// Tries each gateway once, beginning with the next in turn.
-    async fn dial_any(&self) -> Result<Warm, DialError> {
-        let dialled = self.dial_each().await;
-        self.reachable.store(dialled.is_ok(), Ordering::Relaxed);
-        dialled
-    }
-
-    async fn dial_each(&self) -> Result<Warm, DialError> {
-        let first = self.next.fetch_add(1, Ordering::Relaxed);
+    /// Dials the gateways that were not tried, each once, beginning with the next in turn.
+    async fn dial_any(&self, tried: &Tried) -> Result<Warm, DialError> {
         let mut last = DialError::NoGateway;
-        for offset in 0..self.gateways.len() {
-            let index = first.wrapping_add(offset) % self.gateways.len();
-            let Some(endpoint) = self.gateways.get(index) else {
-                continue;
-            };
-            let dialled = tokio::time::timeout(DIAL_LIMIT, self.dial(endpoint)).await;
-            match dialled.unwrap_or_else(|_| Err(DialError::Timeout(endpoint.clone()))) {
+        for (index, endpoint) in self.in_turn(tried) {
+            match self.dial(index, endpoint).await {
                 Ok(warm) => {
                     self.metrics.tunnel(TunnelEvent::Opened);
+                    self.reachable.store(true, Ordering::Relaxed);
                     return Ok(warm);
                 }
                 Err(error) => {
@@ -237,11 +263,56 @@ impl Tunnels {
                 }
             }
         }
+        if tried.is_empty() {
+            self.reachable.store(false, Ordering::Relaxed);
+        }
         Err(last)
     }
 
-    async fn dial(&self, endpoint: &Endpoint) -> Result<Warm, DialError> {
-        let (socket, gateway) = connect(endpoint).await?;
+    fn in_turn(&self, tried: &Tried) -> Vec<(usize, &Endpoint)> {
+        let first = self.next.fetch_add(1, Ordering::Relaxed) % self.gateways.len().max(1);
+        let (before, after) = self.gateways.split_at(first);
+        let in_turn = (first..).zip(after).chain((0..).zip(before));
+        let mut untried: Vec<_> = in_turn
+            .filter(|(index, _)| !tried.gateways.contains(index))
+            .collect();
+        untried.sort_by_key(|(index, _)| tried.silent == Some(*index));
+        untried
+    }
+
+    async fn dial(&self, index: usize, endpoint: &Endpoint) -> Result<Warm, DialError> {
+        let addrs = tokio::net::lookup_host((endpoint.host.as_str(), endpoint.port));
+        let addrs = tokio::time::timeout(DIAL_LIMIT, addrs)
+            .await
+            .map_err(|_| DialError::Timeout(endpoint.clone()))?
+            .map_err(|error| DialError::Resolve(endpoint.clone(), error))?;
+        let none = io::Error::from(io::ErrorKind::NotFound);
+        let mut last = DialError::Connect(endpoint.clone(), none);
+        for addr in addrs.take(MAX_ADDRESSES) {
+            let dialled = self.dial_one(index, endpoint, GatewayAddr::new(addr));
+            match tokio::time::timeout(DIAL_LIMIT, dialled).await {
+                Ok(Ok(warm)) => return Ok(warm),
+                Ok(Err(error)) => last = error,
+                Err(_) => last = DialError::Timeout(endpoint.clone()),
+            }
+        }
+        Err(last)
+    }
+
+    async fn dial_one(
+        &self,
+        index: usize,
+        endpoint: &Endpoint,
+        gateway: GatewayAddr,
+    ) -> Result<Warm, DialError> {
+        let connected = async {
+            let socket = TcpStream::connect(gateway.get()).await?;
+            tune(&socket)?;
+            Ok(socket)
+        };
+        let socket = connected
+            .await
+            .map_err(|error| DialError::Connect(endpoint.clone(), error))?;
         // The name is not sent: identity is the SPIFFE ID, checked by the verifier.
         let name = TlsServerName::IpAddress(gateway.ip().into());
         let stream = self
@@ -257,6 +328,7 @@ impl Tunnels {
             .map_err(|error| DialError::Peer(endpoint.clone(), error))?;
         Ok(Warm {
             tunnel: Tunnel::new(stream, Role::Agent),
+            endpoint: index,
             gateway,
             peer,
             since: Instant::now(),
@@ -268,23 +340,6 @@ impl Tunnels {
     }
 }
 
-async fn connect(endpoint: &Endpoint) -> Result<(TcpStream, GatewayAddr), DialError> {
-    let addrs = tokio::net::lookup_host((endpoint.host.as_str(), endpoint.port))
-        .await
-        .map_err(|error| DialError::Resolve(endpoint.clone(), error))?;
-    let mut last = io::Error::from(io::ErrorKind::NotFound);
-    for addr in addrs {
-        match TcpStream::connect(addr).await {
-            Ok(socket) => {
-                tune(&socket).map_err(|error| DialError::Connect(endpoint.clone(), error))?;
-                return Ok((socket, GatewayAddr::new(addr)));
-            }
-            Err(error) => last = error,
-        }
-    }
-    Err(DialError::Connect(endpoint.clone(), last))
-}
-
 /// A tunnel on loan for one stream; closed when dropped.
 pub(super) struct Lease {
     warm: Warm,
@@ -293,11 +348,6 @@ pub(super) struct Lease {
 }
 
 impl Lease {
-    /// Whether the tunnel carried a stream before.
-    pub(super) fn is_reused(&self) -> bool {
-        self.reused
-    }
-
     pub(super) fn gateway(&self) -> GatewayAddr {
         self.warm.gateway
     }

@@ -62,8 +62,8 @@ pub(super) async fn serve(
         Err(ending) => Err(ending),
     };
     match ended {
-        Ok(would_refuse) => {
-            record.allowed(would_refuse);
+        Ok(()) => {
+            record.carried();
             true
         }
         Err(Ending::Refused(refusal)) => {
@@ -102,6 +102,7 @@ async fn open(
     header: &OpenHeader,
     record: &mut Pending,
 ) -> Result<Stream, Ending> {
+    shared.recorder.takes_records()?;
     let intake = intake::read_hello(tunnel, shared.limits.hello, record).await;
     let intake = intake.map_err(|error| match error {
         IntakeError::Broken(refusal) => Ending::Gone(refusal),
@@ -194,21 +195,21 @@ async fn send_hello(
     }
 }
 
-/// Carries the stream to its end; gives what audit mode would have refused.
+/// Carries the stream to its end.
 async fn carry(
     shared: &Shared,
     tunnel: &mut GatewayTunnel,
     mut stream: Stream,
     record: &mut Pending,
     (drain, in_force): (&mut Drain, &mut InForce),
-) -> Result<Option<Refusal>, Ending> {
+) -> Result<(), Ending> {
     let idle = shared.limits.idle;
     let (admitted, workload) = (&stream.admitted, &record.workload);
     let interruption = relay::interruption(drain, in_force, admitted, workload, record.connection);
     let carried = relay::carry(&mut stream.origin, tunnel, idle, interruption).await;
     note_carried(record, &carried);
     match carried.result {
-        Ok(()) => Ok(stream.admitted.would_refuse().cloned()),
+        Ok(()) => Ok(()),
         Err(error) => {
             let ending = cut(&error, record);
             crate::farewell::reset(stream.origin);

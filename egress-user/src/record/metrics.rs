@@ -207,8 +207,8 @@ impl Metrics {
         self.add_bytes(record.hop, "to_client", record.bytes_to_client);
     }
 
-    pub(super) fn record_lost(&self) {
-        self.records_lost.inc();
+    pub(super) fn records_lost(&self, count: u64) {
+        self.records_lost.inc_by(count);
     }
 
     fn add_bytes(&self, hop: Hop, direction: &'static str, count: u64) {

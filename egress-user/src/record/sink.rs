@@ -1,18 +1,15 @@
 //! Where records go: one writer thread per process, metrics, and the tally of `egress run`.
 
-use std::fs::OpenOptions;
-use std::io::{self, BufWriter, IsTerminal, Write};
+use std::fs::{File, OpenOptions};
+use std::io::{self, IsTerminal};
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
+use std::sync::Arc;
 
+use super::writer::{Printer, Writer};
 use super::{Metrics, Painter, Record, Tally};
-
-/// Records that may wait for the writer. A connection that ends while so many
-/// wait is held up until there is room: a record is worth more than its latency.
-const QUEUE: usize = 16 * 1024;
+use crate::refusal::{Class, Refusal};
 
 /// The form of the log.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -62,7 +59,7 @@ impl Target {
 
 /// The log could not be opened.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot open the log file {path}: {source}", path = path.display())]
+#[error("cannot open the log {path}: {source}", path = path.display())]
 pub struct SinkError {
     path: PathBuf,
     source: io::Error,
@@ -74,11 +71,6 @@ pub struct Recorder {
     metrics: Arc<Metrics>,
     tally: Option<Arc<Tally>>,
     writer: Option<Arc<Writer>>,
-}
-
-struct Writer {
-    queue: Mutex<Option<SyncSender<Box<Record>>>>,
-    thread: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Recorder {
@@ -98,26 +90,21 @@ impl Recorder {
         metrics: Arc<Metrics>,
     ) -> Result<Recorder, SinkError> {
         let mut recorder = Recorder::silent(metrics);
+        // Unbuffered: the writer has its own lines in hand, and knows which of them are out.
         let (out, terminal) = match target {
             Target::Nowhere => return Ok(recorder),
             Target::Stdout => (
-                Box::new(io::stdout()) as Box<dyn Write + Send>,
+                stream(&io::stdout(), "standard output")?,
                 io::stdout().is_terminal(),
             ),
             Target::Stderr => (
-                Box::new(io::stderr()) as Box<dyn Write + Send>,
+                stream(&io::stderr(), "standard error")?,
                 io::stderr().is_terminal(),
             ),
             Target::File(path) => (open_file(path)?, false),
         };
-        let printer = Printer {
-            out: BufWriter::new(out),
-            format,
-            painter: Painter::new(terminal),
-            metrics: recorder.metrics.clone(),
-            failing: false,
-        };
-        recorder.writer = Some(Arc::new(Writer::start(printer)));
+        let printer = Printer::new(Box::new(out), format, Painter::new(terminal));
+        recorder.writer = Some(Arc::new(Writer::start(printer, recorder.metrics.clone())));
         Ok(recorder)
     }
 
@@ -132,7 +119,19 @@ impl Recorder {
         &self.metrics
     }
 
-    /// Waits until everything handed over so far is written, and ends the writer.
+    /// Whether a connection would be on record. Nothing is let out that would not be.
+    ///
+    /// # Errors
+    /// When so many records wait that the log seems to take none.
+    pub fn takes_records(&self) -> Result<(), Refusal> {
+        match &self.writer {
+            Some(writer) if writer.is_stalled() => Err(Refusal::new(Class::Busy, "log_stalled")),
+            _ => Ok(()),
+        }
+    }
+
+    /// Ends the writer once everything handed over so far is written, or the log has taken nothing
+    /// for too long.
     pub fn close(&self) {
         if let Some(writer) = &self.writer {
             writer.close();
@@ -144,15 +143,21 @@ impl Recorder {
         if let Some(tally) = &self.tally {
             tally.add(&record);
         }
-        if let Some(writer) = &self.writer
-            && !writer.push(record)
-        {
-            self.metrics.record_lost();
+        if let Some(writer) = &self.writer {
+            writer.push(record);
         }
     }
 }
 
-fn open_file(path: &Path) -> Result<Box<dyn Write + Send>, SinkError> {
+fn stream(fd: &impl AsFd, name: &str) -> Result<File, SinkError> {
+    let fd = fd.as_fd().try_clone_to_owned();
+    fd.map(File::from).map_err(|source| SinkError {
+        path: PathBuf::from(name),
+        source,
+    })
+}
+
+fn open_file(path: &Path) -> Result<File, SinkError> {
     let file = OpenOptions::new()
         .append(true)
         .create(true)
@@ -161,92 +166,7 @@ fn open_file(path: &Path) -> Result<Box<dyn Write + Send>, SinkError> {
             path: path.to_owned(),
             source,
         })?;
-    Ok(Box::new(file))
-}
-
-impl Writer {
-    fn start(printer: Printer) -> Writer {
-        let (sender, receiver) = sync_channel(QUEUE);
-        let thread = std::thread::spawn(move || printer.run(&receiver));
-        Writer {
-            queue: Mutex::new(Some(sender)),
-            thread: Mutex::new(Some(thread)),
-        }
-    }
-
-    fn push(&self, record: Box<Record>) -> bool {
-        let sender = self
-            .queue
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone();
-        sender.is_some_and(|sender| sender.send(record).is_ok())
-    }
-
-    fn close(&self) {
-        drop(
-            self.queue
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .take(),
-        );
-        let thread = self
-            .thread
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
-        if thread.is_some_and(|thread| thread.join().is_err()) {
-            tracing::error!("the log writer ended early: records may be missing");
-        }
-    }
-}
-
-struct Printer {
-    out: BufWriter<Box<dyn Write + Send>>,
-    format: LogFormat,
-    painter: Painter,
-    metrics: Arc<Metrics>,
-    failing: bool,
-}
-
-impl Printer {
-    fn run(mut self, queue: &Receiver<Box<Record>>) {
-        while let Ok(record) = queue.recv() {
-            self.print(&record);
-            for record in queue.try_iter() {
-                self.print(&record);
-            }
-            let flushed = self.out.flush();
-            self.note(flushed);
-        }
-    }
-
-    fn print(&mut self, record: &Record) {
-        let line = match self.format {
-            LogFormat::Json => serde_json::to_vec(record).map_err(io::Error::from),
-            LogFormat::Text => Ok(self.painter.line(record).into_bytes()),
-        };
-        // In one piece: a record that does not fit is lost whole, and none is torn.
-        let written = line.and_then(|mut line| {
-            line.push(b'\n');
-            self.out.write_all(&line)
-        });
-        self.note(written);
-    }
-
-    /// A log that cannot be written is said once, counted always.
-    fn note(&mut self, result: io::Result<()>) {
-        match result {
-            Ok(()) => self.failing = false,
-            Err(error) => {
-                self.metrics.record_lost();
-                if !self.failing {
-                    tracing::error!(%error, "cannot write the log: records are being lost");
-                }
-                self.failing = true;
-            }
-        }
-    }
+    Ok(file)
 }
 
 #[cfg(test)]
@@ -266,7 +186,7 @@ mod tests {
         )
         .unwrap();
         for _ in 0..100 {
-            Pending::open(&recorder, Hop::Agent, ConnectionId::new()).allowed(None);
+            Pending::open(&recorder, Hop::Agent, ConnectionId::new()).carried();
         }
         recorder.close();
         let text = std::fs::read_to_string(&path).unwrap();
@@ -288,15 +208,5 @@ mod tests {
             error.to_string().contains("/nonexistent/dir/log"),
             "{error}"
         );
-    }
-
-    #[test]
-    fn records_lost_to_a_full_disk_are_counted() {
-        let metrics = Arc::new(Metrics::default());
-        let target = Target::from_path(Path::new("/dev/full"));
-        let recorder = Recorder::open(&target, LogFormat::Json, metrics.clone()).unwrap();
-        Pending::open(&recorder, Hop::Agent, ConnectionId::new()).allowed(None);
-        recorder.close();
-        assert!(metrics.encode().contains("egress_records_lost_total 1"));
     }
 }

@@ -304,6 +304,7 @@ async fn a_cut_in_the_middle_of_a_frame_adds_nothing_to_the_stream() {
         sent.starts_with(&got),
         "a prefix of what was sent, and nothing else"
     );
+    assert_eq!(carried.from_socket, got.len() as u64);
     match told {
         Ok(()) => assert!(matches!(end, TunnelError::Reset(ResetCode::PolicyChanged))),
         Err(_) => assert!(end.is_loss(), "{end}"),
@@ -311,14 +312,39 @@ async fn a_cut_in_the_middle_of_a_frame_adds_nothing_to_the_stream() {
     let _cut_off = writing.await.unwrap();
 }
 
-#[test]
-fn idle_buffers_go_back_to_the_pool() {
-    let buffer = take_buffer();
-    assert_eq!(buffer.len(), 64 * 1024);
-    let at = buffer.as_ptr();
-    give_buffer(buffer);
-    let again = take_buffer();
-    assert_eq!(again.as_ptr(), at);
+#[tokio::test]
+async fn an_idle_stream_holds_no_buffer() {
+    let pooled = || POOL.with_borrow(Vec::len);
+    let (mut agent, mut gateway) = tunnels();
+    open_stream(&mut agent, &mut gateway).await;
+    let (mut client, captured) = sockets().await;
+    let agent = spawn(captured, agent, LONG);
+    for _ in 0..3 {
+        client.write_all(b"bytes").await.unwrap();
+        let mut got = bytes::BytesMut::new();
+        gateway.read_data(&mut got).await.unwrap();
+        assert_eq!((got.len(), pooled()), (5, 1));
+    }
+    assert!(!agent.is_finished());
+}
+
+#[tokio::test]
+async fn a_tunnel_lost_after_the_peers_end_is_noticed() {
+    let (mut agent, mut gateway) = tunnels();
+    open_stream(&mut agent, &mut gateway).await;
+    let (mut client, captured) = sockets().await;
+    let agent = spawn(captured, agent, LONG);
+    gateway.sending(Kind::Fin).unwrap();
+    let fin = FrameHeader::new(Kind::Fin, 0).unwrap().encode();
+    gateway.transport().write_all(&fin).await.unwrap();
+    let mut nothing = Vec::new();
+    client.read_to_end(&mut nothing).await.unwrap();
+    drop(gateway);
+    let (_, carried) = agent.await.unwrap();
+    assert!(matches!(
+        carried.result,
+        Err(RelayError::Tunnel(TunnelError::Lost))
+    ));
 }
 
 #[test]

@@ -3,7 +3,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use egress_lab::deployment::Hop;
+use egress_lab::deployment::{Hop, TUNNEL_PORT};
 use egress_lab::wait;
 use egress_lab::wire::{TCP, Target};
 use rustix::process::Signal;
@@ -12,7 +12,7 @@ use crate::clients::{
     ACCESS_DENIED, Client, INTERNAL_ERROR, UNRECOGNIZED_NAME, curl, curl_command, node, openssl,
     openssl_command, openssl_get, python, python_script, run,
 };
-use crate::world::{DOWN, EN, IBM, LOOPBACK, METADATA, WIKIPEDIA_AND_IBM, Wish, World};
+use crate::world::{DOWN, EN, IBM, LOOPBACK, METADATA, WIKIPEDIA_AND_IBM, Wish, World, egress};
 
 fn is_refused_by_the_agent(client: Client, address: IpAddr) {
     let world = World::new();
@@ -225,6 +225,32 @@ fn when_the_gateway_is_gone() {
         .map(|record| record.text("verdict"))
         .collect();
     assert_eq!(verdicts, ["allowed", "failed"], "{records:?}");
+}
+
+/// The gateway is there and takes the stream, but says nothing. The hello is still in hand.
+#[test]
+fn a_gateway_that_hangs_is_not_the_last_word() {
+    const OTHER: u16 = TUNNEL_PORT + 1;
+    let mut world = World::with(&Wish {
+        gateways: &[TUNNEL_PORT, OTHER],
+        ..Wish::default()
+    });
+    let _other = world
+        .deployment
+        .another_gateway(&world.lab, egress(), OTHER)
+        .unwrap();
+    world.deployment.gateway.signal(Signal::STOP).unwrap();
+    curl(&world, EN.name, EN.v4.into()).assert_page_of(EN.name);
+    world.deployment.gateway.signal(Signal::CONT).unwrap();
+
+    world.deployment.finish().unwrap();
+    let records = world.deployment.records(Hop::Agent).unwrap();
+    let [record] = records.as_slice() else {
+        panic!("{records:?}");
+    };
+    assert_eq!(record.text("verdict"), "allowed", "{record}");
+    let gateway = SocketAddr::from((world.lab.gateway.v4, OTHER));
+    assert_eq!(record.text("gateway"), gateway.to_string());
 }
 
 #[test]

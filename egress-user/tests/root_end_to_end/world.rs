@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use egress_lab::deployment::{Hop, Record, Setup, init_pki};
+use egress_lab::deployment::{Hop, Record, Setup, TUNNEL_PORT, init_pki};
 use egress_lab::wire::{TCP, Target, UDP};
 use egress_lab::{Authority, Cgroup, Deployment, Host, Lab, Names, Origins, Site, Wire, tools};
 
@@ -48,6 +48,7 @@ pub(crate) struct Wish<'a> {
     pub(crate) agent_answers: &'a str,
     pub(crate) drain: &'a str,
     pub(crate) capture: &'a [&'a str],
+    pub(crate) gateways: &'a [u16],
 }
 
 /// Whose authority signed a certificate.
@@ -69,6 +70,7 @@ impl Default for Wish<'_> {
             agent_answers: "/readyz",
             drain: "60s",
             capture: &[],
+            gateways: &[TUNNEL_PORT],
         }
     }
 }
@@ -226,6 +228,7 @@ fn deploy(lab: &Lab, cgroup: &Cgroup, wish: &Wish<'_>) -> Deployment {
         agent_answers: wish.agent_answers,
         drain: wish.drain,
         capture: wish.capture,
+        gateways: wish.gateways,
     };
     Deployment::start(lab, cgroup, &setup).unwrap()
 }

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use egress_lab::deployment::{Setup, init_pki};
+use egress_lab::deployment::{Setup, TUNNEL_PORT, init_pki};
 use egress_lab::wire::{TCP, UDP};
 use egress_lab::{Authority, Cgroup, Deployment, Lab, Names, Origins, Site, Wire};
 
@@ -103,6 +103,7 @@ impl Stage {
             agent_answers: "/readyz",
             drain: "10s",
             capture: &[],
+            gateways: &[TUNNEL_PORT],
         };
         Deployment::start(&self.lab, &self.cgroup, &setup)
     }
