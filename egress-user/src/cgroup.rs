@@ -124,7 +124,8 @@ impl Cgroup2 {
     }
 
     /// The path of the cgroup with this id below the mount point, starting with `/`; `None` when
-    /// there is no such cgroup (any more).
+    /// there is no such cgroup (any more). What is not UTF-8 in it becomes U+FFFD, so that nobody
+    /// hides from rules and records behind the name of a cgroup of their own making.
     pub fn path_of(&self, id: u64) -> Option<String> {
         let path = match self.open_by_id(id) {
             Ok(directory) => {
@@ -136,8 +137,9 @@ impl Cgroup2 {
             }
             Err(_) => return None,
         };
-        let below = path.strip_prefix(&self.mount).ok()?;
-        Some(format!("/{}", below.to_str()?))
+        // The kernel says "name (deleted)" of a cgroup that went just now.
+        let is_there = fs::metadata(&path).is_ok_and(|metadata| metadata.ino() == id);
+        is_there.then(|| path_below(&self.mount, &path))?
     }
 
     /// Opens the cgroup with this id: cgroup ids are the file handles of their directories.
@@ -289,6 +291,12 @@ fn is_of_root(path: &Path) -> bool {
         })
 }
 
+/// The path of a cgroup as records and rules have it.
+fn path_below(mount: &Path, path: &Path) -> Option<String> {
+    let below = path.strip_prefix(mount).ok()?;
+    Some(format!("/{}", below.to_string_lossy()))
+}
+
 fn io_error(verb: &'static str, path: &Path) -> impl FnOnce(io::Error) -> CgroupError {
     move |source| CgroupError::Io {
         verb,
@@ -346,6 +354,9 @@ fn unescape(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt as _;
+
     use super::*;
 
     #[test]
@@ -361,6 +372,20 @@ mod tests {
         );
         assert_eq!(mount_point("31 23 0:28 / /sys rw - sysfs sysfs rw\n"), None);
         assert_eq!(mount_point(""), None);
+    }
+
+    #[test]
+    fn a_path_that_is_not_utf8_stays_below_its_parents() {
+        let path = |bytes: &[u8]| {
+            let path = Path::new(OsStr::from_bytes(bytes));
+            path_below(Path::new("/sys/fs/cgroup"), path)
+        };
+        assert_eq!(
+            path(b"/sys/fs/cgroup/jobs/\xff\xfe/a").as_deref(),
+            Some("/jobs/\u{fffd}\u{fffd}/a")
+        );
+        assert_eq!(path(b"/sys/fs/cgroup").as_deref(), Some("/"));
+        assert_eq!(path(b"/sys/fs/cgroups/jobs"), None);
     }
 
     #[test]

@@ -18,7 +18,9 @@
 //! ```
 //!
 //! A connection is refused if a deny rule fits it, else admitted if an allow rule fits it,
-//! else refused. A rule fits if one of its hosts, one of its ports and one of its `from` do.
+//! else refused. A rule fits if one of its hosts, one of its ports and one of its `from` do;
+//! what is not known of the workload counts against it, so that an allow rule fits who is
+//! certainly meant, and a deny rule who may be.
 //! Of several rules the one with the most specific host is named: an exact host before a
 //! wildcard, a longer wildcard before a shorter one, and the first in the document before a
 //! later one.

@@ -274,10 +274,12 @@ impl ModelRule {
     }
 
     fn is_for(&self, namespace: Option<&str>, uid: Option<u32>) -> bool {
+        // Who is not known may be the one who is denied, and is not the one who is allowed.
+        let unknown = self.action != Action::Allow;
         self.from.as_ref().is_none_or(|from| {
             from.iter().any(|&(wanted_namespace, wanted_uid)| {
-                (wanted_namespace.is_none() || wanted_namespace == namespace)
-                    && (wanted_uid.is_none() || wanted_uid == uid)
+                wanted_namespace.is_none_or(|wanted| namespace.map_or(unknown, |ns| ns == wanted))
+                    && wanted_uid.is_none_or(|wanted| uid.map_or(unknown, |uid| uid == wanted))
             })
         })
     }
@@ -352,6 +354,92 @@ proptest! {
                 }
             }
         }
+    }
+}
+
+/// Everything that `from` can ask about, for workloads that are known wholly or in part.
+#[derive(Clone, Debug)]
+struct Known {
+    workload: Workload,
+    /// The same workload, of which less is known.
+    less: Workload,
+}
+
+fn known() -> impl Strategy<Value = Known> {
+    let name = || prop::option::weighted(0.9, select(vec!["p", "q"]));
+    let path = select(vec!["/s", "/s/a", "/s/a/b", "/t"]);
+    (
+        (name(), name(), prop::option::weighted(0.9, path)),
+        prop::option::weighted(0.9, 1u32..3),
+        any::<[bool; 4]>(),
+    )
+        .prop_map(|((namespace, account, path), uid, keep)| {
+            let workload = Workload {
+                namespace: namespace.map(str::to_owned),
+                service_account: account.map(str::to_owned),
+                cgroup: path.map(str::to_owned),
+                uid,
+                ..Workload::default()
+            };
+            let less = Workload {
+                namespace: workload.namespace.clone().filter(|_| keep[0]),
+                service_account: workload.service_account.clone().filter(|_| keep[1]),
+                cgroup: workload.cgroup.clone().filter(|_| keep[2]),
+                uid: workload.uid.filter(|_| keep[3]),
+                ..Workload::default()
+            };
+            Known { workload, less }
+        })
+}
+
+/// A rule about one name, for some.
+fn rule_for_some() -> impl Strategy<Value = String> {
+    let field = |key: &'static str, values: Vec<&'static str>| {
+        prop::option::of(select(values))
+            .prop_map(move |value| value.map(|value| format!("{key}: {value}")))
+    };
+    let selector = (
+        field("namespace", vec!["p", "q"]),
+        field("serviceAccount", vec!["p", "q"]),
+        field("cgroup", vec!["/s", "/s/a", "/*/a", "/t"]),
+        field("uid", vec!["1", "2"]),
+    )
+        .prop_map(|(a, b, c, d)| [a, b, c, d].into_iter().flatten().collect::<Vec<_>>())
+        .prop_filter("an empty selector is a mistake", |fields| {
+            !fields.is_empty()
+        })
+        .prop_map(|fields| format!("{{{}}}", fields.join(", ")));
+    let effect = select(vec!["", ", action: deny", ", action: deny, mode: audit"]);
+    let from = prop::option::weighted(0.8, prop::collection::vec(selector, 1..4));
+    (effect, from).prop_map(|(effect, from)| {
+        let from = from.map(|from| format!(", from: [{}]", from.join(", ")));
+        format!("hosts: [a.x]{effect}{}", from.unwrap_or_default())
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(5_000))]
+
+    /// Nor does it turn what an audit would refuse into what it lets through without a word.
+    #[test]
+    fn not_knowing_a_workload_never_opens_anything(
+        audit: bool,
+        rules in prop::collection::vec(rule_for_some(), 1..5),
+        known in known(),
+    ) {
+        let mode = if audit { "audit" } else { "enforce" };
+        let rules = rules.iter().enumerate();
+        let rules: Vec<_> = rules.map(|(n, rule)| format!("- {{name: r{n}, {rule}}}\n")).collect();
+        let text = format!("version: 1\nmode: {mode}\nrules:\n{}", rules.concat());
+        let loaded = Policy::parse(&text, "policy.yaml");
+        let policy = loaded.map_err(|mistakes| TestCaseError::fail(mistakes.to_string()))?.policy;
+        let name = ServerName::parse(b"a.x").unwrap();
+        let ask = |workload| {
+            Told::from(policy.judge(&Request { name: &name, port: 443, workload }))
+        };
+        let (whole, less) = (ask(&known.workload), ask(&known.less));
+        prop_assert!(whole.admitted || !less.admitted, "{known:?}\n{text}");
+        prop_assert!(whole.refusal.is_none() || less.refusal.is_some(), "{known:?}\n{text}");
     }
 }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::host::Host;
-use super::selector::Selector;
+use super::selector::{Fit, Selector};
 use crate::workload::Workload;
 
 /// A rule without its hosts, which the index holds.
@@ -40,12 +40,17 @@ impl Rule {
         }
     }
 
-    /// Whether the rule is for this workload.
+    /// Whether the rule is for this workload. What is not known of it is held against it:
+    /// whoever may be meant is denied, and only who is certainly meant is allowed.
     pub(super) fn is_for(&self, workload: &Workload) -> bool {
-        match &self.from {
-            None => true,
-            Some(selectors) => selectors.iter().any(|selector| selector.fits(workload)),
-        }
+        let enough = match self.effect {
+            Effect::Allow => Fit::Yes,
+            Effect::Deny | Effect::TryDeny => Fit::Unknown,
+        };
+        self.from.as_ref().is_none_or(|selectors| {
+            let mut fits = selectors.iter().map(|selector| selector.fit(workload));
+            fits.any(|fit| fit >= enough)
+        })
     }
 
     /// Whether the rule is about this port.

@@ -2,8 +2,7 @@
 
 use crate::workload::Workload;
 
-/// One entry of `from`. Fits a workload if everything it names does; what is not known of a
-/// workload fits nothing.
+/// One entry of `from`: everything it names must be so.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Selector {
     pub(super) namespace: Option<Box<str>>,
@@ -12,19 +11,50 @@ pub(super) struct Selector {
     pub(super) uid: Option<u32>,
 }
 
+/// How a workload compares with what is wanted. In this order: of several answers the least
+/// one stands.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) enum Fit {
+    /// Something is known to be different.
+    No,
+    /// Nothing is known to be different, and something is not known.
+    Unknown,
+    /// Everything is known to be so.
+    Yes,
+}
+
 impl Selector {
     /// Whether the workload is one of those that are meant.
-    pub(super) fn fits(&self, workload: &Workload) -> bool {
-        let equal = |wanted: &Option<Box<str>>, known: &Option<String>| {
-            wanted.is_none() || wanted.as_deref() == known.as_deref()
-        };
-        equal(&self.namespace, &workload.namespace)
-            && equal(&self.service_account, &workload.service_account)
-            && (self.uid.is_none() || self.uid == workload.uid)
-            && self.cgroup.as_ref().is_none_or(|pattern| {
-                let path = workload.cgroup.as_deref();
-                path.is_some_and(|path| pattern.covers(path))
+    pub(super) fn fit(&self, workload: &Workload) -> Fit {
+        let name = |wanted: &Option<Box<str>>, known: &Option<String>| {
+            Fit::of(wanted.as_deref(), known.as_deref(), |wanted, known| {
+                wanted == known
             })
+        };
+        let cgroup = Fit::of(
+            self.cgroup.as_ref(),
+            workload.cgroup.as_deref(),
+            |pattern, path| pattern.covers(path),
+        );
+        name(&self.namespace, &workload.namespace)
+            .min(name(&self.service_account, &workload.service_account))
+            .min(cgroup)
+            .min(Fit::of(self.uid, workload.uid, |wanted, known| {
+                wanted == known
+            }))
+    }
+}
+
+impl Fit {
+    fn of<W, K>(wanted: Option<W>, known: Option<K>, fits: impl FnOnce(W, K) -> bool) -> Fit {
+        match (wanted, known) {
+            (None, _) => Fit::Yes,
+            (Some(_), None) => Fit::Unknown,
+            (Some(wanted), Some(known)) => match fits(wanted, known) {
+                true => Fit::Yes,
+                false => Fit::No,
+            },
+        }
     }
 }
 

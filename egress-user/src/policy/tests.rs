@@ -129,16 +129,49 @@ fn a_deny_rule_is_about_its_ports_and_workloads_only() {
         "- {name: all, hosts: ['*.example.org'], ports: [443, 8443]}\n\
          - {name: never, action: deny, hosts: ['*.example.org'], ports: [8443], from: [{uid: 7}]}",
     );
-    let crawler = Workload {
-        uid: Some(7),
+    let uid = |uid| Workload {
+        uid: Some(uid),
         ..Workload::default()
     };
     let asked =
         |port, workload: &Workload| told(&judge_as(&policy, "a.example.org", port, workload));
-    assert_eq!(asked(443, &crawler), "all");
-    assert_eq!(asked(8443, &crawler), "denied_by_rule (rule never)");
-    assert_eq!(asked(8443, &Workload::default()), "all");
-    assert_eq!(asked(80, &crawler), "port_not_allowed (rule all)");
+    assert_eq!(asked(443, &uid(7)), "all");
+    assert_eq!(asked(8443, &uid(7)), "denied_by_rule (rule never)");
+    assert_eq!(asked(8443, &uid(8)), "all");
+    assert_eq!(asked(80, &uid(7)), "port_not_allowed (rule all)");
+}
+
+#[test]
+fn who_is_not_known_is_denied_what_anybody_is_denied() {
+    let policy = policy(
+        "- {name: all, hosts: ['*']}\n\
+         - {name: never, action: deny, hosts: [a.org], from: [{cgroup: /jobs, uid: 7}]}\n\
+         - {name: try, action: deny, mode: audit, hosts: [b.org], from: [{namespace: web}]}\n\
+         - {name: theirs, hosts: [only], from: [{cgroup: /jobs, uid: 7}]}",
+    );
+    let workload = |cgroup: Option<&str>, uid| Workload {
+        cgroup: cgroup.map(str::to_owned),
+        uid,
+        ..Workload::default()
+    };
+    let (denied, trial) = (
+        "denied_by_rule (rule never)",
+        "all, would be denied_by_rule (rule try)",
+    );
+    let not_theirs = "not_for_this_workload (rule theirs)";
+    for (workload, a, only) in [
+        (workload(Some("/jobs/1"), Some(7)), denied, "theirs"),
+        (workload(None, Some(7)), denied, not_theirs),
+        (workload(Some("/jobs/1"), None), denied, not_theirs),
+        (workload(None, None), denied, not_theirs),
+        (workload(None, Some(8)), "all", not_theirs),
+        (workload(Some("/other"), None), "all", not_theirs),
+    ] {
+        let asked = |name| told(&judge_as(&policy, name, 443, &workload));
+        assert_eq!(asked("a.org"), a, "{workload:?}");
+        assert_eq!(asked("b.org"), trial, "{workload:?}");
+        assert_eq!(asked("only"), only, "{workload:?}");
+    }
 }
 
 #[test]
