@@ -31,4 +31,5 @@ pub mod reload;
 pub mod resolvers;
 pub mod run;
 pub mod tunnel;
+pub mod watched;
 pub mod workload;

@@ -15,8 +15,9 @@ use crate::drain::Drainer;
 use crate::in_force::{self, InForce};
 use crate::policy::Policy;
 use crate::record::{LogFormat, Metrics, Recorder};
-use crate::reload::{self, Reloader};
+use crate::reload::Reloader;
 use crate::tunnel::tls::Credentials;
+use crate::watched::State;
 
 /// Flags over the configuration file; each is also a variable.
 #[derive(Args)]
@@ -88,7 +89,7 @@ pub(super) struct Loaded {
 /// Loads the files that the configuration names.
 pub(super) fn load(base: &Base) -> anyhow::Result<Loaded> {
     // Before it is read: what changes later is a change.
-    let seen = reload::stamp(&base.policy);
+    let seen = State::of(std::slice::from_ref(&base.policy));
     let policy = load_policy(base)?;
     let tls = &base.tls;
     let now = UnixTime::now();
