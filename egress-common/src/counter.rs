@@ -42,17 +42,31 @@ pub enum Counter {
     RefuseStorage,
     /// Refused: the settings could not be read.
     RefuseSettings,
+    /// Refused: a raw socket, or one of a protocol that is not listed, in a strict scope.
+    RefuseSocket,
+    /// Refused: a socket option that would get frames past the interface's guard.
+    RefuseOption,
+    /// A packet was dropped: of a socket that was not judged.
+    DropSocket,
+    /// A packet was dropped: of a raw socket.
+    DropRaw,
+    /// A packet was dropped: a frame of a packet socket.
+    DropFrame,
     /// A flow record was written for the agent.
     FlowRecorded,
     /// A flow record could not be written; the agent closes the connection.
     FlowLost,
     /// A process connected to the agent's listener by itself; the agent closes the connection.
     DirectToListener,
+    /// An event was not told: its cgroup has told enough for now.
+    EventWithheld,
+    /// An event was not told: the ring buffer is full.
+    EventLost,
 }
 
 impl Counter {
     /// Every counter, in the order of its number.
-    pub const ALL: [Counter; 22] = [
+    pub const ALL: [Counter; 29] = [
         Counter::PassLoopback,
         Counter::PassExempt,
         Counter::PassUnregistered,
@@ -72,9 +86,16 @@ impl Counter {
         Counter::RefuseBoundDevice,
         Counter::RefuseStorage,
         Counter::RefuseSettings,
+        Counter::RefuseSocket,
+        Counter::RefuseOption,
+        Counter::DropSocket,
+        Counter::DropRaw,
+        Counter::DropFrame,
         Counter::FlowRecorded,
         Counter::FlowLost,
         Counter::DirectToListener,
+        Counter::EventWithheld,
+        Counter::EventLost,
     ];
 
     /// The counter's number.
@@ -105,9 +126,16 @@ impl Counter {
             Counter::RefuseBoundDevice => "refuse_bound_device",
             Counter::RefuseStorage => "refuse_storage",
             Counter::RefuseSettings => "refuse_settings",
+            Counter::RefuseSocket => "refuse_socket",
+            Counter::RefuseOption => "refuse_option",
+            Counter::DropSocket => "drop_socket",
+            Counter::DropRaw => "drop_raw",
+            Counter::DropFrame => "drop_frame",
             Counter::FlowRecorded => "flow_recorded",
             Counter::FlowLost => "flow_lost",
             Counter::DirectToListener => "direct_to_listener",
+            Counter::EventWithheld => "event_withheld",
+            Counter::EventLost => "event_lost",
         }
     }
 }

@@ -1,8 +1,10 @@
 //! What the kernel programs and the agent must agree on: the types that cross the border between
-//! them, the names and sizes of the maps, and the decision about every `connect` and `sendmsg`.
+//! them, the names and sizes of the maps, and the decisions: [`decide`] about every `connect` and
+//! `sendmsg`, [`decide_socket`] about sockets that are made, and [`decide_packet`] about packets
+//! that leave by another way.
 //!
-//! The decision is [`decide`], a pure function. The kernel programs gather its arguments and carry
-//! out its verdict; the tests of this crate hold it to its promises on the host.
+//! The decisions are pure functions. The kernel programs gather their arguments and carry out the
+//! verdicts; the tests of this crate hold them to their promises on the host.
 #![no_std]
 #![cfg_attr(not(feature = "user"), forbid(unsafe_code))]
 #![cfg_attr(feature = "user", deny(unsafe_code))]
@@ -10,17 +12,25 @@
 mod addr;
 mod counter;
 mod decision;
+mod device;
+mod event;
 mod flow;
 pub mod maps;
+mod packet;
 #[cfg(feature = "user")]
 mod pod;
 mod scope;
+mod socket;
 
 pub use addr::{Addr, Port};
 pub use counter::Counter;
 pub use decision::{Attempt, Form, Pass, Protocol, Redirect, Refuse, Verdict, decide};
+pub use device::Device;
+pub use event::{Allowance, EVENT_WINDOW_NS, EVENTS_PER_WINDOW, Event, Target};
 pub use flow::{COMM_LEN, Caller, Flow, FlowKey, Redirected};
+pub use packet::{Bypass, Bytes, Packet, Sender, Sent, Transport, decide_packet};
 pub use scope::{
     EXEMPT_CGROUPS, Fallback, MAX_PORTS, MAX_RESOLVERS, PrefixAction, PrefixRule, ScopeConfig,
     Settings, TooManyPorts, TooManyResolvers,
 };
+pub use socket::{NewSocket, RawSocket, SocketVerdict, decide_option, decide_socket};

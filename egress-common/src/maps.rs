@@ -12,15 +12,28 @@ pub const PREFIXES: &str = "PREFIXES";
 pub const FLOWS: &str = "FLOWS";
 /// Name of the map of [`Counter`]s.
 pub const COUNTERS: &str = "COUNTERS";
+/// Name of the ring buffer of [`Event`](crate::Event)s.
+pub const EVENTS: &str = "EVENTS";
+/// Name of the map from [`Device`](crate::Device) to the cookie of its namespace.
+pub const DEVICES: &str = "DEVICES";
 /// Name of the constant that tells the programs whether `bpf_skc_to_mptcp_sock` can be called.
 pub const MPTCP_SOCK: &str = "MPTCP_SOCK";
+/// Name of the constant that tells the programs whether `bpf_get_netns_cookie` can be called for a
+/// packet.
+pub const PACKET_NETNS: &str = "PACKET_NETNS";
 
 /// Captured namespaces at once: several times the pods that a node can run.
 pub const SCOPES_LEN: usize = 4096;
+/// Guarded network devices at once: some namespaces have several.
+pub const DEVICES_LEN: usize = 4 * SCOPES_LEN;
 /// Destination prefixes.
 pub const PREFIXES_LEN: usize = 4096;
 /// Connections between `connect` and the agent's `accept`, which takes the record away; those
 /// that the agent never sees are evicted, oldest first.
 pub const FLOWS_LEN: usize = 65536;
+/// Bytes of the ring buffer, a power of two: nearly three thousand events.
+pub const EVENTS_BYTES: usize = 256 * 1024;
+/// Cgroups whose allowance of events is remembered; one that is evicted starts anew.
+pub const ALLOWANCES_LEN: usize = 4096;
 /// One slot a counter.
 pub const COUNTERS_LEN: usize = Counter::ALL.len();

@@ -71,7 +71,8 @@ pub struct ScopeConfig {
     listen_v4: Port,
     listen_v6: Port,
     other_ports: u8,
-    zero: [u8; 3],
+    strict: u8,
+    zero: u16,
     /// Captured ports; what is not used is [`Port::NONE`].
     ports: [Port; MAX_PORTS],
 }
@@ -87,7 +88,8 @@ impl ScopeConfig {
             listen_v4,
             listen_v6,
             other_ports: Fallback::Refuse.to_byte(),
-            zero: [0; 3],
+            strict: 0,
+            zero: 0,
             ports: [Port::NONE; MAX_PORTS],
         }
     }
@@ -108,6 +110,19 @@ impl ScopeConfig {
     pub const fn with_other_ports(mut self, other_ports: Fallback) -> ScopeConfig {
         self.other_ports = other_ports.to_byte();
         self
+    }
+
+    /// Says whether sockets that nothing judges are refused: raw ones, and those of protocols other
+    /// than TCP, UDP and ping.
+    pub const fn with_strict(mut self, strict: bool) -> ScopeConfig {
+        self.strict = strict as u8;
+        self
+    }
+
+    /// Whether sockets that nothing judges are refused.
+    #[inline(always)]
+    pub const fn strict(&self) -> bool {
+        self.strict != 0
     }
 
     /// Whether `port` is captured.

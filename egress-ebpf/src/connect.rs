@@ -4,17 +4,16 @@
 use aya_ebpf::{
     EbpfContext as _,
     bindings::{SO_BINDTODEVICE, SOL_SOCKET, bpf_sock},
-    helpers::generated::{
-        bpf_get_current_cgroup_id, bpf_get_current_comm, bpf_ktime_get_ns, bpf_setsockopt,
-    },
+    helpers::generated::bpf_setsockopt,
     programs::SockAddrContext,
 };
 use aya_log_ebpf::debug;
-use core::{mem::MaybeUninit, net::Ipv6Addr};
-use egress_common::{COMM_LEN, Caller, Flow, Redirect, Redirected, Refuse, Verdict};
+use core::net::Ipv6Addr;
+use egress_common::{Counter, Flow, Redirect, Redirected, Refuse, Verdict};
 
 use crate::{
     ALLOW, DENY,
+    caller::caller,
     judge::{Judged, judge},
     maps::{SOCKETS, count},
     sockaddr::Family,
@@ -35,6 +34,9 @@ pub(crate) fn connect<F: Family>(ctx: &SockAddrContext) -> i32 {
     match verdict {
         Verdict::Pass(_) => {
             forget(ctx);
+            if judged.is_to_listener() {
+                judged.tell(ctx, Counter::DirectToListener);
+            }
             ALLOW
         }
         Verdict::Redirect(to) => {
@@ -49,6 +51,7 @@ pub(crate) fn connect<F: Family>(ctx: &SockAddrContext) -> i32 {
         }
         Verdict::Refuse(_) => {
             forget(ctx);
+            judged.tell(ctx, verdict.counter());
             debug!(
                 ctx,
                 "refuse {:i} port {} as counter {}",
@@ -66,9 +69,13 @@ fn redirect<F: Family>(ctx: &SockAddrContext, judged: &Judged, to: Redirect) -> 
     release_from_device(ctx)?;
     let stored = storage(ctx)?;
     let attempt = &judged.attempt;
-    // SAFETY: the helper takes nothing and reads a clock.
-    let now = unsafe { bpf_ktime_get_ns() };
-    let flow = Flow::new(attempt.dst, attempt.port, attempt.form, caller(ctx), now);
+    let flow = Flow::new(
+        attempt.dst,
+        attempt.port,
+        attempt.form,
+        caller(ctx),
+        attempt.now,
+    );
     // SAFETY: not null, of the map's value type, and `connect` holds the socket's lock.
     unsafe { *stored = Redirected::new(flow, judged.netns, to) };
     F::write(ctx, to.addr(), to.port()).ok_or(Refuse::NoListener)
@@ -99,31 +106,6 @@ fn release_from_device(ctx: &SockAddrContext) -> Result<(), Refuse> {
         Ok(())
     } else {
         Err(Refuse::BoundDevice)
-    }
-}
-
-#[inline(always)]
-fn caller(ctx: &SockAddrContext) -> Caller {
-    Caller {
-        // SAFETY: the helper takes nothing and only reads the current task.
-        cgroup: unsafe { bpf_get_current_cgroup_id() },
-        pid: ctx.tgid(),
-        uid: ctx.uid(),
-        comm: command(),
-    }
-}
-
-/// The current task's command name. aya's wrapper clears its buffer first, in a loop over bytes.
-#[inline(always)]
-fn command() -> [u8; COMM_LEN] {
-    #[expect(clippy::cast_possible_truncation, reason = "sixteen")]
-    const LEN: u32 = COMM_LEN as u32;
-    let mut comm = MaybeUninit::<[u8; COMM_LEN]>::uninit();
-    // SAFETY: `comm` is writable for the length that the helper is told; it fills all of it, with
-    // zeros where it fails.
-    unsafe {
-        bpf_get_current_comm(comm.as_mut_ptr().cast(), LEN);
-        comm.assume_init()
     }
 }
 

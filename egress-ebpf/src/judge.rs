@@ -5,24 +5,53 @@ use aya_ebpf::{
     helpers::generated::{bpf_get_current_cgroup_id, bpf_get_netns_cookie, bpf_ktime_get_ns},
     programs::SockAddrContext,
 };
-use egress_common::{Attempt, Protocol, Refuse, Verdict, decide};
+use egress_common::{Attempt, Counter, Protocol, Refuse, Target, Verdict, decide};
 
-use crate::{maps, sockaddr::SockAddr};
+use crate::{caller::caller, evidence, maps, sockaddr::SockAddr};
 
 /// An attempt with its verdict.
 pub(crate) struct Judged {
     pub(crate) attempt: Attempt,
+    /// Number of the socket's protocol.
+    protocol: u32,
     /// Cookie of the network namespace that the socket lives in.
     pub(crate) netns: u64,
     pub(crate) verdict: Verdict,
 }
 
+impl Judged {
+    /// Whether the attempt is a connection to the agent's listener that nothing redirected there.
+    #[inline(always)]
+    pub(crate) fn is_to_listener(&self) -> bool {
+        matches!(self.attempt.protocol, Protocol::Tcp)
+            && self.attempt.dst.is_local()
+            && maps::scope(self.netns)
+                .is_some_and(|scope| scope.listens_at(self.attempt.dst, self.attempt.port))
+    }
+
+    /// Tells the agent that `reason` met this attempt.
+    #[inline(always)]
+    pub(crate) fn tell(&self, ctx: &SockAddrContext, reason: Counter) {
+        let target = Target {
+            #[expect(
+                clippy::cast_possible_truncation,
+                reason = "the largest protocol number is 262"
+            )]
+            protocol: self.protocol as u16,
+            dst: self.attempt.dst,
+            port: self.attempt.port,
+        };
+        evidence::tell(reason, target, caller(ctx), self.netns, self.attempt.now);
+    }
+}
+
 #[inline(always)]
 pub(crate) fn judge(ctx: &SockAddrContext, dst: SockAddr) -> Judged {
+    let protocol = protocol(ctx);
     let attempt = Attempt {
         // SAFETY: the helper takes nothing and only reads the current task.
         cgroup: unsafe { bpf_get_current_cgroup_id() },
-        protocol: protocol(ctx),
+        protocol: Protocol::from_number(protocol),
         form: dst.form,
         dst: dst.addr,
         port: dst.port,
@@ -41,15 +70,15 @@ pub(crate) fn judge(ctx: &SockAddrContext, dst: SockAddr) -> Judged {
     };
     Judged {
         attempt,
+        protocol,
         netns,
         verdict,
     }
 }
 
 #[inline(always)]
-fn protocol(ctx: &SockAddrContext) -> Protocol {
+fn protocol(ctx: &SockAddrContext) -> u32 {
     // SAFETY: the kernel hands a valid context to the program; this word is readable in every
     // socket address hook.
-    let number = unsafe { (&raw const (*ctx.sock_addr).protocol).read_volatile() };
-    Protocol::from_number(number)
+    unsafe { (&raw const (*ctx.sock_addr).protocol).read_volatile() }
 }

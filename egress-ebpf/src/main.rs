@@ -5,18 +5,26 @@
 #![no_std]
 #![no_main]
 
+mod caller;
 mod connect;
+mod evidence;
 mod flow;
+mod guard;
 mod judge;
 mod maps;
+mod packet;
 mod peername;
 mod sendmsg;
+mod setsockopt;
 mod sockaddr;
+mod socket;
 
 use aya_ebpf::{
     bindings::BPF_SOCK_OPS_TCP_CONNECT_CB,
-    macros::{cgroup_sock_addr, sock_ops},
-    programs::{SockAddrContext, SockOpsContext},
+    macros::{cgroup_skb, cgroup_sock, cgroup_sock_addr, cgroup_sockopt, classifier, sock_ops},
+    programs::{
+        SkBuffContext, SockAddrContext, SockContext, SockOpsContext, SockoptContext, TcContext,
+    },
 };
 use sockaddr::{V4, V6};
 
@@ -59,6 +67,36 @@ fn egress_peer4(ctx: SockAddrContext) -> i32 {
 #[cgroup_sock_addr(getpeername6)]
 fn egress_peer6(ctx: SockAddrContext) -> i32 {
     peername::getpeername::<V6>(&ctx)
+}
+
+/// A socket of the internet families is made.
+#[cgroup_sock(sock_create)]
+fn egress_socket(ctx: SockContext) -> i32 {
+    socket::create(&ctx)
+}
+
+/// A socket option is set, of any family.
+#[cgroup_sockopt(setsockopt)]
+fn egress_setsockopt(ctx: SockoptContext) -> i32 {
+    setsockopt::setsockopt(&ctx)
+}
+
+/// A packet leaves by a socket of the internet families.
+#[cgroup_skb(egress)]
+fn egress_packet(ctx: SkBuffContext) -> i32 {
+    packet::leave(&ctx)
+}
+
+/// A packet leaves by an Ethernet device.
+#[classifier]
+fn egress_guard(ctx: TcContext) -> i32 {
+    guard::leave_as_frame(&ctx)
+}
+
+/// A packet leaves by a device whose frames are bare IP packets.
+#[classifier]
+fn egress_guard_ip(ctx: TcContext) -> i32 {
+    guard::leave_bare(&ctx)
 }
 
 /// TCP events; only the moment before the SYN matters.

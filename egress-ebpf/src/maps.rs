@@ -3,12 +3,16 @@
 use aya_ebpf::{
     Global,
     bindings::BPF_F_NO_PREALLOC,
-    btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, SkStorage, lpm_trie},
+    btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf, SkStorage, lpm_trie},
     macros::btf_map,
 };
 use egress_common::{
-    Addr, Counter, Flow, FlowKey, PrefixAction, PrefixRule, Redirected, ScopeConfig, Settings,
-    maps::{COUNTERS_LEN, FLOWS_LEN, PREFIXES_LEN, SCOPES_LEN},
+    Addr, Allowance, Counter, Device, Event, Flow, FlowKey, PrefixAction, PrefixRule, RawSocket,
+    Redirected, ScopeConfig, Settings,
+    maps::{
+        ALLOWANCES_LEN, COUNTERS_LEN, DEVICES_LEN, EVENTS_BYTES, FLOWS_LEN, PREFIXES_LEN,
+        SCOPES_LEN,
+    },
 };
 
 #[btf_map]
@@ -18,6 +22,10 @@ static SETTINGS: Array<Settings, 1> = Array::new();
 #[btf_map]
 static SCOPES: HashMap<u64, ScopeConfig, SCOPES_LEN, { BPF_F_NO_PREALLOC as usize }> =
     HashMap::new();
+
+/// Guarded network device → cookie of its namespace.
+#[btf_map]
+static DEVICES: HashMap<Device, u64, DEVICES_LEN, { BPF_F_NO_PREALLOC as usize }> = HashMap::new();
 
 /// Destination prefix → what becomes of connections into it.
 #[btf_map]
@@ -31,13 +39,29 @@ pub(crate) static FLOWS: LruHashMap<FlowKey, Flow, FLOWS_LEN> = LruHashMap::new(
 #[btf_map]
 pub(crate) static SOCKETS: SkStorage<Redirected> = SkStorage::new();
 
+/// Raw sockets that processes made; an entry lives exactly as long as its socket.
+#[btf_map]
+pub(crate) static RAW_SOCKETS: SkStorage<RawSocket> = SkStorage::new();
+
 #[btf_map]
 static COUNTERS: PerCpuArray<u64, COUNTERS_LEN> = PerCpuArray::new();
+
+/// What the agent is told of refusals.
+#[btf_map]
+pub(crate) static EVENTS: RingBuf<Event, EVENTS_BYTES> = RingBuf::new();
+
+/// Cgroup id → how many events it has told lately.
+#[btf_map]
+pub(crate) static ALLOWANCES: LruHashMap<u64, Allowance, ALLOWANCES_LEN> = LruHashMap::new();
 
 /// Whether the running kernel knows `bpf_skc_to_mptcp_sock`; set by the loader, so that the
 /// verifier never looks at the call where it does not.
 #[unsafe(no_mangle)]
 pub(crate) static MPTCP_SOCK: Global<u8> = Global::new(0);
+
+/// Whether the running kernel tells packets' programs the namespace; set by the loader as above.
+#[unsafe(no_mangle)]
+pub(crate) static PACKET_NETNS: Global<u8> = Global::new(0);
 
 #[inline(always)]
 pub(crate) fn settings() -> Option<&'static Settings> {
@@ -49,6 +73,12 @@ pub(crate) fn scope(netns: u64) -> Option<&'static ScopeConfig> {
     // SAFETY: userspace replaces a scope as a whole, and a record that it removes meanwhile stays
     // readable until the program ends.
     unsafe { SCOPES.get(netns) }
+}
+
+#[inline(always)]
+pub(crate) fn netns_of(device: Device) -> Option<u64> {
+    // SAFETY: a namespace's cookie is read in one piece.
+    unsafe { DEVICES.get(device) }.copied()
 }
 
 #[inline(always)]

@@ -20,6 +20,7 @@ pub(crate) fn sendmsg<F: Family>(ctx: &SockAddrContext) -> i32 {
     match verdict {
         Verdict::Pass(_) => ALLOW,
         Verdict::Redirect(_) | Verdict::Refuse(_) => {
+            judged.tell(ctx, verdict.counter());
             debug!(
                 ctx,
                 "refuse datagram to {:i} port {} as counter {}",

@@ -12,11 +12,19 @@
 
 #[path = "root_kernel/client.rs"]
 mod client;
+#[path = "root_kernel/craft.rs"]
+mod craft;
 #[path = "root_kernel/world.rs"]
 mod world;
 
 #[path = "root_kernel/agent.rs"]
 mod agent;
+#[path = "root_kernel/bypass.rs"]
+mod bypass;
+#[path = "root_kernel/evidence.rs"]
+mod evidence;
+#[path = "root_kernel/guard.rs"]
+mod guard;
 #[path = "root_kernel/lifetime.rs"]
 mod lifetime;
 #[path = "root_kernel/redirect.rs"]
@@ -25,3 +33,5 @@ mod redirect;
 mod refuse;
 #[path = "root_kernel/sockets.rs"]
 mod sockets;
+#[path = "root_kernel/strict.rs"]
+mod strict;

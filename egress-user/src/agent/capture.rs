@@ -5,9 +5,14 @@
 
 mod counters;
 mod error;
+mod events;
+mod features;
 mod flows;
+mod guard;
 mod heartbeat;
+mod link;
 mod pins;
+mod programs;
 
 use std::fs::File;
 use std::io;
@@ -17,9 +22,6 @@ use std::path::Path;
 use std::time::Duration;
 
 use aya::maps::{Array, HashMap, LpmTrie, MapData, lpm_trie};
-use aya::programs::links::FdLink;
-use aya::programs::{CgroupAttachMode, Program, ProgramError, ProgramType};
-use aya::sys::{BpfHelper, is_helper_supported};
 use aya::{Ebpf, EbpfLoader, include_bytes_aligned};
 use aya_log::{EbpfLogger, Level};
 use egress_common::{Addr, EXEMPT_CGROUPS, Port, PrefixRule, ScopeConfig, Settings, maps};
@@ -31,27 +33,18 @@ use tracing::debug;
 pub use counters::Counters;
 pub use egress_common::{Fallback, PrefixAction};
 pub use error::CaptureError;
+pub use events::{EventStream, Events, KernelEvent};
 pub use flows::{FlowRecord, Flows};
 pub use pins::cleanup;
 
+use guard::Guards;
 use heartbeat::Heartbeat;
+use link::Link;
 
-use crate::netns::NetnsCookie;
+use crate::netns::{Netns, NetnsCookie};
 
 /// The kernel programs; empty where they were not built.
 static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/egress-ebpf.o"));
-
-/// Every program, in the order in which they are attached: what a redirected connection will need
-/// stands before the first one is redirected.
-const PROGRAMS: [&str; 7] = [
-    "egress_flow",
-    "egress_peer4",
-    "egress_peer6",
-    "egress_sendmsg4",
-    "egress_sendmsg6",
-    "egress_connect4",
-    "egress_connect6",
-];
 
 /// What holds for every namespace, as long as the programs are loaded.
 #[derive(Clone, Debug)]
@@ -87,11 +80,13 @@ pub struct Scope {
 #[derive(Debug)]
 pub struct Capture {
     ebpf: Ebpf,
-    links: Vec<(&'static str, FdLink)>,
+    links: Vec<(&'static str, Link)>,
     scopes: HashMap<MapData, u64, ScopeConfig>,
     prefixes: LpmTrie<MapData, Addr, PrefixRule>,
     flows: Flows,
     counters: Counters,
+    events: Option<Events>,
+    guards: Guards,
     heartbeat: Heartbeat,
 }
 
@@ -109,18 +104,20 @@ impl Capture {
         error::check_kernel()?;
         error::check_capabilities()?;
 
-        let mut ebpf = load_object(options.log)?;
+        // Where packets tell their namespace, there is tcx too.
+        let tcx = features::packet_netns();
+        let mut ebpf = load_object(options.log, tcx)?;
         let settings = settings(options)?;
         let limit = options.heartbeat.unwrap_or_default();
         write_settings(&mut ebpf, heartbeat::beating(settings, limit))?;
-        for name in PROGRAMS {
-            load_program(&mut ebpf, name)?;
-        }
+        programs::load(&mut ebpf)?;
         Ok(Capture {
             scopes: take(&mut ebpf, maps::SCOPES)?,
             prefixes: take(&mut ebpf, maps::PREFIXES)?,
             flows: Flows::new(take_map(&mut ebpf, maps::FLOWS)?)?,
             counters: Counters::new(take(&mut ebpf, maps::COUNTERS)?),
+            events: Some(Events::new(take(&mut ebpf, maps::EVENTS)?)),
+            guards: Guards::new(take(&mut ebpf, maps::DEVICES)?, tcx),
             heartbeat: Heartbeat::new(take(&mut ebpf, maps::SETTINGS)?, settings, limit),
             links: Vec::new(),
             ebpf,
@@ -135,12 +132,7 @@ impl Capture {
     /// attached then.
     pub fn attach(&mut self, cgroup: &Path) -> Result<(), CaptureError> {
         let directory = open_cgroup(cgroup)?;
-        let mut links = Vec::with_capacity(PROGRAMS.len());
-        for name in PROGRAMS {
-            let link = attach_program(&mut self.ebpf, name, &directory)
-                .map_err(|error| error::attach(name, cgroup, error))?;
-            links.push((name, link));
-        }
+        let links = programs::attach(&self.ebpf, &directory, cgroup)?;
         self.links.extend(links);
         Ok(())
     }
@@ -150,10 +142,35 @@ impl Capture {
     /// # Errors
     /// Fails when there are too many ports or namespaces.
     pub fn add_scope(&mut self, netns: NetnsCookie, scope: &Scope) -> Result<(), CaptureError> {
+        self.put_scope(netns, scope, false)
+    }
+
+    /// As [`add_scope`](Self::add_scope), and sockets whose packets nothing redirects are not even
+    /// made there: raw ones, and those of other protocols than TCP, UDP and ping. Packet sockets
+    /// can be made, since the kernel asks no program of a cgroup about them; what they send ends
+    /// at the guard of the [interfaces](Self::guard_interfaces).
+    ///
+    /// # Errors
+    /// As there.
+    pub fn add_strict_scope(
+        &mut self,
+        netns: NetnsCookie,
+        scope: &Scope,
+    ) -> Result<(), CaptureError> {
+        self.put_scope(netns, scope, true)
+    }
+
+    fn put_scope(
+        &mut self,
+        netns: NetnsCookie,
+        scope: &Scope,
+        strict: bool,
+    ) -> Result<(), CaptureError> {
         let listen_v6 = scope.listen_v6.map_or(Port::NONE, Port::from_host);
         let config = ScopeConfig::new(Port::from_host(scope.listen_v4), listen_v6)
             .with_ports(&scope.ports)?
-            .with_other_ports(scope.other_ports);
+            .with_other_ports(scope.other_ports)
+            .with_strict(strict);
         self.scopes
             .insert(netns.get(), config, 0)
             .map_err(error::write(maps::SCOPES))
@@ -169,11 +186,33 @@ impl Capture {
         self.heartbeat.beat()
     }
 
+    /// Puts a guard on every way out of a captured network namespace: on each of its network
+    /// devices but loopback that has none yet. What [`attach`](Self::attach) cannot see is dropped
+    /// there: frames of packet sockets, packets of sockets from outside of the cgroup, and
+    /// forwarded ones. Gives the names of the devices that are guarded now.
+    ///
+    /// It is for namespaces that belong to workloads alone: others in the namespace, which no
+    /// cgroup exempts, are held to the same rules. Devices that are made later are not guarded
+    /// until this is called again. The guards are taken away with the
+    /// [scope](Self::remove_scope), and when this is dropped; they are never pinned. Before Linux
+    /// 6.15 those of a process that is killed stay on their devices as they are.
+    ///
+    /// It blocks for the time of a thread's life; not to be called on an async worker.
+    ///
+    /// # Errors
+    /// Fails when the namespace cannot be entered, or the kernel refuses; devices that got their
+    /// guard before keep it.
+    pub fn guard_interfaces(&mut self, netns: &Netns) -> Result<Vec<String>, CaptureError> {
+        self.guards.guard(&mut self.ebpf, netns)
+    }
+
     /// Ends the capture of a network namespace: it is unregistered from now on.
     ///
     /// # Errors
     /// Fails when the kernel refuses; a namespace that has no scope is no error.
     pub fn remove_scope(&mut self, netns: NetnsCookie) -> Result<(), CaptureError> {
+        // First: without a scope, a guard would let through nothing, or all.
+        self.guards.release(netns)?;
         match self.scopes.remove(&netns.get()) {
             Err(error) if !error::is_missing(&error) => Err(error::write(maps::SCOPES)(error)),
             _ => Ok(()),
@@ -210,6 +249,12 @@ impl Capture {
     /// A handle on the counters.
     pub fn counters(&self) -> Counters {
         self.counters.clone()
+    }
+
+    /// What the programs tell of refusals and attempts to get round the capture. There is one
+    /// reader: who asks again gets nothing.
+    pub fn events(&mut self) -> Option<Events> {
+        self.events.take()
     }
 
     /// Starts a task that passes on what the programs log, as long as the runtime lives. It goes
@@ -251,22 +296,16 @@ impl Capture {
     }
 }
 
-fn load_object(log: bool) -> Result<Ebpf, CaptureError> {
+fn load_object(log: bool, packet_netns: bool) -> Result<Ebpf, CaptureError> {
     let log_level = if log { Level::Debug as u8 } else { 0 };
-    let mptcp_sock = u8::from(has_mptcp_sock());
+    let mptcp_sock = u8::from(features::mptcp_sock());
+    let packet_netns = u8::from(packet_netns);
     EbpfLoader::new()
         .override_global(aya_log::LEVEL, &log_level, true)
         .override_global(maps::MPTCP_SOCK, &mptcp_sock, true)
+        .override_global(maps::PACKET_NETNS, &packet_netns, true)
         .load(OBJECT)
         .map_err(error::object)
-}
-
-/// Whether the programs can get from an MPTCP subflow to the socket above it: since Linux 5.19.
-/// Before, `getpeername` of an MPTCP socket tells the listener's address.
-fn has_mptcp_sock() -> bool {
-    Path::new("/proc/sys/net/mptcp/enabled").exists()
-        && is_helper_supported(ProgramType::SockOps, BpfHelper::BPF_FUNC_skc_to_mptcp_sock)
-            .unwrap_or(false)
 }
 
 fn settings(options: &CaptureOptions) -> Result<Settings, CaptureError> {
@@ -289,37 +328,6 @@ fn write_settings(ebpf: &mut Ebpf, settings: Settings) -> Result<(), CaptureErro
     let mut map: Array<_, Settings> = map.try_into().map_err(|_| missing)?;
     map.set(0, settings, 0)
         .map_err(error::write(maps::SETTINGS))
-}
-
-fn load_program(ebpf: &mut Ebpf, name: &'static str) -> Result<(), CaptureError> {
-    let result = match ebpf.program_mut(name) {
-        Some(Program::CgroupSockAddr(program)) => program.load(),
-        Some(Program::SockOps(program)) => program.load(),
-        _ => return Err(CaptureError::WrongObject { missing: name }),
-    };
-    result.map_err(|error| error::load(name, error))
-}
-
-fn attach_program(
-    ebpf: &mut Ebpf,
-    name: &'static str,
-    cgroup: &File,
-) -> Result<FdLink, ProgramError> {
-    // With links the kernel lets several programs be attached whatever the mode, and any other
-    // mode is EINVAL.
-    let mode = CgroupAttachMode::Single;
-    let link = match ebpf.program_mut(name) {
-        Some(Program::CgroupSockAddr(program)) => {
-            let id = program.attach(cgroup, mode)?;
-            FdLink::try_from(program.take_link(id)?)
-        }
-        Some(Program::SockOps(program)) => {
-            let id = program.attach(cgroup, mode)?;
-            FdLink::try_from(program.take_link(id)?)
-        }
-        _ => return Err(ProgramError::NotLoaded),
-    };
-    link.map_err(|_| ProgramError::NotAttached)
 }
 
 fn open_cgroup(path: &Path) -> Result<File, CaptureError> {

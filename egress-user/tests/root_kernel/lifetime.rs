@@ -28,7 +28,7 @@ use crate::world::{CAPTURED_PORT, Place, World, attached, attached_programs, opt
 
 const DST: &str = "192.0.2.1:443";
 /// One a hook.
-const PROGRAMS: u32 = 7;
+const PROGRAMS: u32 = 10;
 
 #[test]
 fn detached_is_gone() {
@@ -97,8 +97,8 @@ fn pinned_links_stay_until_they_are_cleaned_up() {
     let removed = cleanup(&dir).unwrap();
     assert_eq!(
         removed.len(),
-        8,
-        "seven links and the directory: {removed:?}"
+        11,
+        "ten links and the directory: {removed:?}"
     );
     assert!(removed.contains(&dir.join("egress_connect4").display().to_string()));
     assert!(!dir.exists());
@@ -207,12 +207,13 @@ fn takes_these_capabilities() {
         owner.line()
     };
     assert_eq!(start(&["BPF", "NET_ADMIN", "PERFMON"]), "attached");
-    assert_eq!(start(&["SYS_ADMIN"]), "attached");
+    assert_eq!(start(&["SYS_ADMIN", "NET_ADMIN"]), "attached");
     let way_out = "run it as root, or add them to the binary with \
                    `setcap cap_bpf,cap_net_admin,cap_perfmon+ep`";
     for (capabilities, missing) in [
         (["NET_ADMIN", "PERFMON"].as_slice(), "CAP_BPF"),
         (&["BPF", "PERFMON"], "CAP_NET_ADMIN"),
+        (&["SYS_ADMIN"], "CAP_NET_ADMIN"),
         (&["BPF", "NET_ADMIN"], "CAP_PERFMON"),
         (&[], "CAP_BPF, CAP_NET_ADMIN, CAP_PERFMON"),
     ] {

@@ -13,6 +13,7 @@ use egress_user::agent::capture::{Capture, CaptureOptions, Fallback, FlowRecord,
 use egress_user::netns::{Listeners, Netns, NetnsCookie, cookie_of_current, listen_on_loopback};
 
 use crate::client::{Client, Outcome, Script};
+use crate::craft::Tap;
 
 pub(crate) const CAPTURED_PORT: u16 = 443;
 /// A port that is not captured.
@@ -181,7 +182,7 @@ impl Place {
 
 /// Listeners at the addresses that workloads mean to reach.
 pub(crate) struct Origin {
-    _namespace: Namespace,
+    namespace: Namespace,
     tcp: Vec<TcpListener>,
     udp: Vec<UdpSocket>,
 }
@@ -208,17 +209,31 @@ impl Origin {
         });
         let udp = udp.collect();
         Origin {
-            _namespace: namespace,
+            namespace,
             tcp,
             udp,
         }
     }
 
+    /// A tap on the wire.
+    pub(crate) fn tap(&self) -> Tap {
+        Tap::new(&self.namespace)
+    }
+
     /// The peer of the next TCP connection at `dst`.
     pub(crate) fn accepted(&self, dst: &str) -> SocketAddr {
+        self.accept(dst).1
+    }
+
+    /// The next TCP connection at `dst`.
+    pub(crate) fn stream(&self, dst: &str) -> TcpStream {
+        self.accept(dst).0
+    }
+
+    fn accept(&self, dst: &str) -> (TcpStream, SocketAddr) {
         let dst: SocketAddr = dst.parse().unwrap();
         let at_dst = |listener: &&TcpListener| listener.local_addr().unwrap() == dst;
-        accept(self.tcp.iter().find(at_dst).unwrap()).1
+        accept(self.tcp.iter().find(at_dst).unwrap())
     }
 
     /// The sender of the next datagram at `dst`.
@@ -308,8 +323,9 @@ pub(crate) fn read_all(mut stream: TcpStream) -> Vec<u8> {
 pub(crate) fn attached_programs(cgroup: &Path) -> u32 {
     /// `BPF_PROG_QUERY` of the kernel's `bpf.h`.
     const COMMAND: libc::c_int = 16;
-    /// The attach types of sock_ops, connect4 and 6, sendmsg4 and 6, getpeername4 and 6.
-    const HOOKS: [u32; 7] = [3, 10, 11, 14, 15, 29, 30];
+    /// The attach types of packets that leave, sock_create, sock_ops, connect4 and 6, sendmsg4 and
+    /// 6, setsockopt, getpeername4 and 6.
+    const HOOKS: [u32; 10] = [1, 2, 3, 10, 11, 14, 15, 22, 29, 30];
 
     /// The part of `union bpf_attr` that the command uses.
     #[repr(C)]

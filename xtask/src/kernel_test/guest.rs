@@ -27,7 +27,7 @@ mount -t sysfs sys /sys
 mount -t devtmpfs dev /dev
 mount -t cgroup2 cgroup /sys/fs/cgroup
 mount -t tmpfs tmp /tmp
-insmod /veth.ko
+for module in veth tun sch_ingress cls_bpf; do insmod /$module.ko; done
 ip link set lo up
 echo RELEASE $(uname -r)
 /test 2>&1
@@ -36,6 +36,15 @@ poweroff -f
 
 /// Stands before the kernel's release in the guest's first line.
 const RELEASE: &str = "RELEASE ";
+
+/// Drivers of the tests' network devices, and what a guard hangs on where there is no tcx; init
+/// loads them.
+const MODULES: [&str; 4] = [
+    "drivers/net/veth",
+    "drivers/net/tun",
+    "net/sched/sch_ingress",
+    "net/sched/cls_bpf",
+];
 
 /// What the tests and the guest's init call.
 const APPLETS: [&str; 8] = [
@@ -103,26 +112,25 @@ fn initramfs(tree: &Tree, image: &Path, tests: &Path) -> Result<PathBuf> {
         fs::create_dir_all(to.parent().context("a library has a folder")?)?;
         fs::copy(&library, to)?;
     }
-    module(tree, &release, &root.join("veth.ko"))?;
+    for path in MODULES {
+        module(tree, &release, path, &root)?;
+    }
     fs::write(root.join("init"), INIT)?;
     fs::set_permissions(root.join("init"), fs::Permissions::from_mode(0o755))?;
     pack(tree, &root, &home.join(format!("{release}.cpio")))
 }
 
-/// The driver of the tests' network interfaces, which Debian's newer kernels keep compressed.
-fn module(tree: &Tree, release: &str, to: &Path) -> Result<()> {
-    let drivers = tree
-        .root()
-        .join("lib/modules")
-        .join(release)
-        .join("kernel/drivers/net");
-    let plain = drivers.join("veth.ko");
+/// A driver, which Debian's newer kernels keep compressed.
+fn module(tree: &Tree, release: &str, path: &str, root: &Path) -> Result<()> {
+    let modules = tree.root().join("lib/modules").join(release).join("kernel");
+    let plain = modules.join(path).with_extension("ko");
+    let to = root.join(plain.file_name().context("a driver has a name")?);
     if plain.exists() {
         fs::copy(plain, to)?;
         return Ok(());
     }
-    let compressed = File::open(drivers.join("veth.ko.xz"))
-        .with_context(|| format!("the kernel {release} has no veth.ko"))?;
+    let compressed = File::open(plain.with_extension("ko.xz"))
+        .with_context(|| format!("the kernel {release} has no {path}"))?;
     process::run(
         Command::new(tree.root().join("bin/busybox"))
             .arg("unxz")

@@ -13,6 +13,8 @@ use egress_common::{TooManyPorts, TooManyResolvers};
 use rustix::thread::{CapabilitySet, capabilities};
 use tracing::debug;
 
+use crate::netns::NetnsError;
+
 /// The oldest kernel that the programs are made for.
 const OLDEST_KERNEL: KernelVersion = KernelVersion::new(5, 15, 0);
 
@@ -102,9 +104,30 @@ pub enum CaptureError {
         program: &'static str,
         /// The cgroup.
         cgroup: PathBuf,
-        /// aya's word.
+        /// The kernel's word.
         #[source]
-        source: ProgramError,
+        source: io::Error,
+    },
+    /// A network namespace could not be entered.
+    #[error(transparent)]
+    Netns(#[from] NetnsError),
+    /// The network devices of a namespace could not be listed.
+    #[error("cannot list the network devices in {}", netns.display())]
+    Devices {
+        /// The namespace.
+        netns: PathBuf,
+        /// The kernel's word.
+        #[source]
+        source: io::Error,
+    },
+    /// A network device could not be guarded.
+    #[error("cannot guard the network device {device}")]
+    Guard {
+        /// The device.
+        device: String,
+        /// What the kernel or aya said.
+        #[source]
+        source: Box<dyn Error + Send + Sync>,
     },
     /// The cgroup could not be opened.
     #[error("cannot open the cgroup {}", path.display())]
@@ -170,25 +193,24 @@ pub(super) fn check_kernel() -> Result<(), CaptureError> {
 }
 
 /// Fails when a capability is missing that loading or attaching takes. `CAP_SYS_ADMIN` stands for
-/// each of them.
+/// those that were split from it.
 pub(super) fn check_capabilities() -> Result<(), CaptureError> {
     let effective = match capabilities(None) {
         Ok(sets) => sets.effective,
         // The kernel will say what it thinks.
         Err(_) => return Ok(()),
     };
-    if effective.contains(CapabilitySet::SYS_ADMIN) {
-        return Ok(());
-    }
+    let admin = effective.contains(CapabilitySet::SYS_ADMIN);
     let missing: Vec<&str> = [
-        (CapabilitySet::BPF, "CAP_BPF"),
-        (CapabilitySet::NET_ADMIN, "CAP_NET_ADMIN"),
+        (CapabilitySet::BPF, "CAP_BPF", admin),
+        // Before Linux 6.9 nothing stands for it when a packet's program is attached.
+        (CapabilitySet::NET_ADMIN, "CAP_NET_ADMIN", false),
         // For the name of the calling process, and loops in the programs' log.
-        (CapabilitySet::PERFMON, "CAP_PERFMON"),
+        (CapabilitySet::PERFMON, "CAP_PERFMON", admin),
     ]
     .into_iter()
-    .filter(|(capability, _)| !effective.contains(*capability))
-    .map(|(_, name)| name)
+    .filter(|(capability, _, stands_in)| !effective.contains(*capability) && !stands_in)
+    .map(|(_, name, _)| name)
     .collect();
     if missing.is_empty() {
         Ok(())
@@ -241,19 +263,17 @@ pub(super) fn load(program: &'static str, error: ProgramError) -> CaptureError {
     }
 }
 
-pub(super) fn attach(program: &'static str, cgroup: &Path, error: ProgramError) -> CaptureError {
-    match error {
-        ProgramError::SyscallError(error) if is_permission(&error.io_error) => {
-            not_permitted(format!(
-                "attach the kernel program {program} to {}",
-                cgroup.display()
-            ))
-        }
-        source => CaptureError::Attach {
-            program,
-            cgroup: cgroup.to_owned(),
-            source,
-        },
+pub(super) fn attach(program: &'static str, cgroup: &Path, source: io::Error) -> CaptureError {
+    if is_permission(&source) {
+        return not_permitted(format!(
+            "attach the kernel program {program} to {}",
+            cgroup.display()
+        ));
+    }
+    CaptureError::Attach {
+        program,
+        cgroup: cgroup.to_owned(),
+        source,
     }
 }
 

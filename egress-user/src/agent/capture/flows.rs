@@ -103,30 +103,30 @@ fn is_dead(socket: BorrowedFd<'_>) -> bool {
 }
 
 fn record(flow: &Flow) -> FlowRecord {
-    let Caller {
-        cgroup,
-        pid,
-        uid,
-        comm,
-    } = flow.caller();
-    let comm = comm.split(|byte| *byte == 0).next().unwrap_or_default();
+    let caller = flow.caller();
     FlowRecord {
         original_dst: OriginalDst::new(SocketAddr::new(
             flow.dst().into(),
             flow.dst_port().to_host(),
         )),
-        cgroup,
-        process: Process {
-            pid,
-            comm: String::from_utf8_lossy(comm).into_owned(),
-            uid,
-        },
+        cgroup: caller.cgroup,
+        process: process(&caller),
         connected: instant(flow.connected_ns()),
     }
 }
 
+/// The process as people know it.
+pub(super) fn process(caller: &Caller) -> Process {
+    let comm = caller.comm.split(|byte| *byte == 0).next();
+    Process {
+        pid: caller.pid,
+        comm: String::from_utf8_lossy(comm.unwrap_or_default()).into_owned(),
+        uid: caller.uid,
+    }
+}
+
 /// The moment that the kernel's monotonic clock, in nanoseconds, was at `then`.
-fn instant(then: u64) -> Instant {
+pub(super) fn instant(then: u64) -> Instant {
     let here = Instant::now();
     let age = Duration::from_nanos(monotonic_ns().saturating_sub(then));
     here.checked_sub(age).unwrap_or(here)

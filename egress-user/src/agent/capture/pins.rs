@@ -4,9 +4,9 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use aya::programs::links::FdLink;
-
-use super::{CaptureError, PROGRAMS};
+use super::CaptureError;
+use super::link::Link;
+use super::programs::names;
 
 /// Ends the name of a pin that will replace another. The file system has no names with dots.
 const NEW: &str = "_new";
@@ -14,12 +14,18 @@ const NEW: &str = "_new";
 /// Pins `links` in `dir` in place of those that are pinned there.
 pub(super) fn replace(
     dir: &Path,
-    links: Vec<(&'static str, FdLink)>,
-) -> Result<Vec<(&'static str, FdLink)>, CaptureError> {
+    links: Vec<(&'static str, Link)>,
+) -> Result<Vec<(&'static str, Link)>, CaptureError> {
     prepare(dir)?;
     let pinned = links
         .into_iter()
-        .map(|(name, link)| Ok((name, pin(link, &new_path(dir, name))?)))
+        .map(|(name, link)| {
+            let path = new_path(dir, name);
+            match link.pin(&path) {
+                Ok(()) => Ok((name, link)),
+                Err(source) => Err(CaptureError::Pin { path, source }),
+            }
+        })
         .collect::<Result<Vec<_>, CaptureError>>()
         .inspect_err(|_| remove_new(dir))?;
     for (name, _) in &pinned {
@@ -41,7 +47,7 @@ pub(super) fn replace(
 /// Fails when a pin cannot be removed; those before it are.
 pub fn cleanup(dir: &Path) -> Result<Vec<String>, CaptureError> {
     let mut removed = Vec::new();
-    for name in PROGRAMS {
+    for name in names() {
         for path in [dir.join(name), new_path(dir, name)] {
             if remove(&path).map_err(|source| unpin(&path, source))? {
                 removed.push(path.display().to_string());
@@ -69,7 +75,7 @@ fn prepare(dir: &Path) -> Result<(), CaptureError> {
         path: dir.to_owned(),
         source,
     })?;
-    for name in PROGRAMS {
+    for name in names() {
         let path = new_path(dir, name);
         remove(&path).map_err(|source| unpin(&path, source))?;
     }
@@ -80,22 +86,13 @@ fn nearest_existing(path: &Path) -> Option<&Path> {
     path.ancestors().find(|path| path.exists())
 }
 
-fn pin(link: FdLink, path: &Path) -> Result<FdLink, CaptureError> {
-    link.pin(path)
-        .map(FdLink::from)
-        .map_err(|error| CaptureError::Pin {
-            path: path.to_owned(),
-            source: io::Error::other(error),
-        })
-}
-
 fn new_path(dir: &Path, name: &str) -> PathBuf {
     dir.join(format!("{name}{NEW}"))
 }
 
 /// Best effort: what stays is cleared away by the next attempt.
 fn remove_new(dir: &Path) {
-    for name in PROGRAMS {
+    for name in names() {
         let _absent = fs::remove_file(new_path(dir, name));
     }
 }

@@ -1,0 +1,308 @@
+//! What a packet says of where it goes, and the decision about packets that leave by another way
+//! than a judged `connect` or `sendmsg`.
+
+use crate::{
+    Addr, Attempt, Counter, Form, Pass, Port, PrefixAction, Protocol, ScopeConfig, Settings,
+    Verdict, decide,
+};
+
+/// The bytes of a packet.
+pub trait Bytes {
+    /// The `N` bytes from `offset` on, if there are as many.
+    fn read<const N: usize>(&self, offset: u32) -> Option<[u8; N]>;
+}
+
+/// What is known of the part above IP.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Transport {
+    /// TCP.
+    Tcp {
+        /// The port it goes to.
+        port: Port,
+        /// Whether it asks for a connection: SYN without ACK.
+        opens: bool,
+    },
+    /// UDP, UDP-Lite, SCTP or DCCP to this port.
+    Ports(Port),
+    /// A protocol without ports.
+    Portless,
+    /// The ports are not in the packet, as in every fragment but the first, or not where anybody
+    /// would find them.
+    Hidden,
+}
+
+/// An IP packet.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Packet {
+    /// The destination.
+    pub dst: Addr,
+    /// The number of the protocol above IP.
+    pub protocol: u8,
+    /// What is known of it.
+    pub transport: Transport,
+}
+
+const TCP: u8 = 6;
+const UDP: u8 = 17;
+const DCCP: u8 = 33;
+const SCTP: u8 = 132;
+const UDPLITE: u8 = 136;
+
+/// Extension headers that are followed: more than a socket's options can ask for, each once.
+const MAX_EXTENSIONS: usize = 8;
+
+impl Packet {
+    /// Reads the packet whose IP header (RFC 791, RFC 8200) is at `offset`; `None` if there is no
+    /// IP header.
+    #[inline(always)]
+    pub fn read(bytes: &impl Bytes, offset: u32) -> Option<Packet> {
+        let [first] = bytes.read::<1>(offset)?;
+        match first >> 4 {
+            4 => Packet::read_v4(bytes, offset),
+            6 => Packet::read_v6(bytes, offset),
+            _ => None,
+        }
+    }
+
+    /// Reads the packet in an Ethernet frame, also below VLAN tags (IEEE 802.1Q and 802.1ad).
+    #[inline(always)]
+    pub fn read_frame(bytes: &impl Bytes) -> Option<Packet> {
+        /// Bytes of both addresses.
+        const ADDRESSES: u32 = 12;
+        /// Bytes of a tag with the type that announces it.
+        const TAG: u32 = 4;
+        /// More would not be unpacked by anybody.
+        const MAX_TAGS: u32 = 2;
+
+        let mut offset = ADDRESSES;
+        for _ in 0..=MAX_TAGS {
+            match u16::from_be_bytes(bytes.read::<2>(offset)?) {
+                0x0800 | 0x86dd => return Packet::read(bytes, offset + 2),
+                0x8100 | 0x88a8 => offset += TAG,
+                _ => return None,
+            }
+        }
+        None
+    }
+
+    #[inline(always)]
+    fn read_v4(bytes: &impl Bytes, offset: u32) -> Option<Packet> {
+        let header = bytes.read::<20>(offset)?;
+        let [first, _, _, _, _, _, frag_hi, frag_lo, _, protocol, ..] = header;
+        let [.., a, b, c, d] = header;
+        let later = u16::from_be_bytes([frag_hi, frag_lo]) & 0x1fff != 0;
+        let above = offset + u32::from(first & 0xf) * 4;
+        Some(Packet {
+            dst: Addr::from_be_v4(u32::from_ne_bytes([a, b, c, d])),
+            protocol,
+            transport: Transport::read(bytes, above, protocol, later),
+        })
+    }
+
+    #[inline(always)]
+    fn read_v6(bytes: &impl Bytes, offset: u32) -> Option<Packet> {
+        const HOP_BY_HOP: u8 = 0;
+        const ROUTING: u8 = 43;
+        const FRAGMENT: u8 = 44;
+        const AUTHENTICATION: u8 = 51;
+        const DESTINATION: u8 = 60;
+
+        let [_, _, _, _, _, _, next, _] = bytes.read::<8>(offset)?;
+        let words = [
+            u32::from_ne_bytes(bytes.read(offset + 24)?),
+            u32::from_ne_bytes(bytes.read(offset + 28)?),
+            u32::from_ne_bytes(bytes.read(offset + 32)?),
+            u32::from_ne_bytes(bytes.read(offset + 36)?),
+        ];
+        let mut packet = Packet {
+            dst: Addr::from_be_words(words),
+            protocol: next,
+            transport: Transport::Hidden,
+        };
+        let mut above = offset + 40;
+        let mut later = false;
+        for _ in 0..=MAX_EXTENSIONS {
+            let len = match packet.protocol {
+                HOP_BY_HOP | ROUTING | DESTINATION | AUTHENTICATION | FRAGMENT => {
+                    let Some([next, len, hi, lo]) = bytes.read::<4>(above) else {
+                        return Some(packet);
+                    };
+                    let this = packet.protocol;
+                    packet.protocol = next;
+                    match this {
+                        AUTHENTICATION => (u32::from(len) + 2) * 4,
+                        FRAGMENT => {
+                            later |= u16::from_be_bytes([hi, lo]) & 0xfff8 != 0;
+                            8
+                        }
+                        _ => (u32::from(len) + 1) * 8,
+                    }
+                }
+                protocol => {
+                    packet.transport = Transport::read(bytes, above, protocol, later);
+                    return Some(packet);
+                }
+            };
+            // What follows in a later fragment is not a header.
+            if later {
+                return Some(packet);
+            }
+            above += len;
+        }
+        Some(packet)
+    }
+}
+
+impl Transport {
+    #[inline(always)]
+    fn read(bytes: &impl Bytes, offset: u32, protocol: u8, later: bool) -> Transport {
+        const FLAGS: u32 = 13;
+        const SYN: u8 = 0x02;
+        const ACK: u8 = 0x10;
+
+        match protocol {
+            TCP | UDP | DCCP | SCTP | UDPLITE if later => return Transport::Hidden,
+            TCP | UDP | DCCP | SCTP | UDPLITE => {}
+            _ => return Transport::Portless,
+        }
+        let Some(port) = bytes.read::<2>(offset + 2) else {
+            return Transport::Hidden;
+        };
+        let port = Port::from_be(u16::from_ne_bytes(port));
+        if protocol != TCP {
+            return Transport::Ports(port);
+        }
+        match bytes.read::<1>(offset + FLAGS) {
+            Some([flags]) => Transport::Tcp {
+                port,
+                opens: flags & (SYN | ACK) == SYN,
+            },
+            None => Transport::Hidden,
+        }
+    }
+}
+
+/// Who gave a packet to the kernel.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Sender {
+    /// A socket whose `connect` and `sendmsg` are judged, or the kernel itself.
+    Socket,
+    /// A raw socket.
+    Raw,
+    /// A packet socket: the frame was written by a process.
+    Frame,
+}
+
+/// A packet on its way out.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Sent {
+    /// Who gave it to the kernel.
+    pub sender: Sender,
+    /// The packet.
+    pub packet: Packet,
+    /// Id of the cgroup of its socket, 0 if it has none.
+    pub cgroup: u64,
+    /// When it was seen, in nanoseconds on the clock that starts with the machine.
+    pub now: u64,
+}
+
+/// Why a packet is dropped: by which way it would have got round the redirect.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Bypass {
+    /// By a socket that was not judged, such as one that was connected before.
+    Socket,
+    /// By a raw socket.
+    Raw,
+    /// By a packet socket.
+    Frame,
+}
+
+impl Bypass {
+    /// The counter of this way.
+    #[inline(always)]
+    pub const fn counter(self) -> Counter {
+        match self {
+            Bypass::Socket => Counter::DropSocket,
+            Bypass::Raw => Counter::DropRaw,
+            Bypass::Frame => Counter::DropFrame,
+        }
+    }
+}
+
+impl Sent {
+    /// Whether the packet belongs to something that passed: a connection that stands, also if it
+    /// stood before the capture began; a fragment that the kernel made of a datagram; what the
+    /// kernel sends by itself, such as neighbour discovery.
+    #[inline(always)]
+    pub const fn continues(&self) -> bool {
+        match (self.sender, self.packet.transport) {
+            (
+                Sender::Socket,
+                Transport::Tcp { opens: false, .. } | Transport::Portless | Transport::Hidden,
+            ) => true,
+            (Sender::Socket, Transport::Tcp { opens: true, .. } | Transport::Ports(_))
+            | (Sender::Raw | Sender::Frame, _) => false,
+        }
+    }
+
+    #[inline(always)]
+    const fn attempt(&self) -> Attempt {
+        let (protocol, port) = match self.packet.transport {
+            Transport::Tcp { port, .. } => (Protocol::Tcp, port),
+            Transport::Ports(port) => (Protocol::Udp, port),
+            Transport::Portless | Transport::Hidden => (Protocol::Other, Port::NONE),
+        };
+        Attempt {
+            cgroup: self.cgroup,
+            protocol,
+            form: Form::V6,
+            dst: self.packet.dst,
+            port,
+            now: self.now,
+        }
+    }
+
+    /// The way that the packet takes.
+    #[inline(always)]
+    pub const fn way(&self) -> Bypass {
+        match self.sender {
+            Sender::Socket => Bypass::Socket,
+            Sender::Raw => Bypass::Raw,
+            Sender::Frame => Bypass::Frame,
+        }
+    }
+}
+
+/// Judges a packet that leaves the namespace: what [`decide`] would not let pass to where the
+/// packet goes is dropped, and what it would redirect as well, since a redirected connection's
+/// packets go to loopback. `scope` and `prefix` are those of [`decide`].
+///
+/// # Errors
+/// The packet is to be dropped.
+#[inline(always)]
+pub fn decide_packet(
+    settings: &Settings,
+    scope: Option<&ScopeConfig>,
+    prefix: Option<PrefixAction>,
+    sent: &Sent,
+) -> Result<(), Bypass> {
+    if sent.continues() {
+        return Ok(());
+    }
+    let strict = scope.is_some_and(ScopeConfig::strict);
+    match decide(settings, scope, prefix, &sent.attempt()) {
+        Verdict::Pass(Pass::Loopback | Pass::Exempt | Pass::Unregistered | Pass::Prefix) => Ok(()),
+        Verdict::Pass(Pass::Protocol | Pass::OtherPort | Pass::Dns) => match sent.sender {
+            Sender::Socket => Ok(()),
+            Sender::Raw | Sender::Frame if strict => Err(sent.way()),
+            Sender::Raw | Sender::Frame => match sent.packet.transport {
+                Transport::Hidden => Err(sent.way()),
+                Transport::Tcp { .. } | Transport::Ports(_) | Transport::Portless => Ok(()),
+            },
+        },
+        Verdict::Redirect(_) | Verdict::Refuse(_) => Err(sent.way()),
+    }
+}
+
+#[cfg(test)]
+mod tests;

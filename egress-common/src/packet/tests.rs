@@ -1,0 +1,329 @@
+extern crate std;
+
+use super::*;
+use crate::{EXEMPT_CGROUPS, Fallback};
+use core::net::IpAddr;
+use proptest::prelude::*;
+use std::vec;
+use std::vec::Vec;
+
+struct Slice<'a>(&'a [u8]);
+
+impl Bytes for Slice<'_> {
+    fn read<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
+        let rest = self.0.get(usize::try_from(offset).unwrap()..)?;
+        rest.first_chunk::<N>().copied()
+    }
+}
+
+fn addr(text: &str) -> Addr {
+    text.parse::<IpAddr>().unwrap().into()
+}
+
+const SYN: u8 = 0x02;
+const ACK: u8 = 0x10;
+const TO_443: [u8; 4] = [0xc0, 0, 1, 0xbb];
+
+fn tcp(flags: u8) -> Vec<u8> {
+    let mut bytes = vec![0; 20];
+    bytes[..4].copy_from_slice(&TO_443);
+    bytes[13] = flags;
+    bytes
+}
+
+/// A packet to 192.0.2.1 with `options` bytes of options.
+fn v4(protocol: u8, fragment: u16, options: u8, above: &[u8]) -> Vec<u8> {
+    let mut bytes = vec![0; 20 + usize::from(options)];
+    bytes[0] = 0x45 + options / 4;
+    bytes[6..8].copy_from_slice(&fragment.to_be_bytes());
+    bytes[9] = protocol;
+    bytes[16..20].copy_from_slice(&[192, 0, 2, 1]);
+    bytes.extend(above);
+    bytes
+}
+
+/// A packet to 2001:db8::1 with these extension headers, each with its own number.
+fn v6(extensions: &[(u8, Vec<u8>)], protocol: u8, above: &[u8]) -> Vec<u8> {
+    let mut numbers = extensions.iter().map(|(number, _)| *number);
+    let mut bytes = vec![0; 40];
+    bytes[0] = 0x60;
+    bytes[6] = numbers.next().unwrap_or(protocol);
+    bytes[24..28].copy_from_slice(&[0x20, 1, 0xd, 0xb8]);
+    bytes[39] = 1;
+    for (_, header) in extensions {
+        let start = bytes.len();
+        bytes.extend(header);
+        bytes[start] = numbers.next().unwrap_or(protocol);
+    }
+    bytes.extend(above);
+    bytes
+}
+
+fn read(bytes: &[u8]) -> Packet {
+    Packet::read(&Slice(bytes), 0).unwrap()
+}
+
+fn to(port: u16, opens: bool) -> Transport {
+    let port = Port::from_host(port);
+    Transport::Tcp { port, opens }
+}
+
+#[test]
+fn ipv4_with_and_without_options() {
+    for options in [0, 4, 40] {
+        let packet = read(&v4(TCP, 0, options, &tcp(SYN)));
+        assert_eq!(packet.dst, addr("192.0.2.1"));
+        assert_eq!(packet.protocol, TCP);
+        assert_eq!(packet.transport, to(443, true));
+    }
+}
+
+#[test]
+fn what_opens_a_connection() {
+    for (flags, opens) in [
+        (SYN, true),
+        (SYN | 0xc0, true),
+        (SYN | 0x08, true),
+        (SYN | ACK, false),
+        (ACK, false),
+        (0x04, false),
+        (0, false),
+    ] {
+        let packet = read(&v4(TCP, 0, 0, &tcp(flags)));
+        assert_eq!(packet.transport, to(443, opens), "{flags:#x}");
+    }
+}
+
+#[test]
+fn protocols_with_ports_and_without() {
+    for protocol in [UDP, DCCP, SCTP, UDPLITE] {
+        let expected = Transport::Ports(Port::from_host(443));
+        assert_eq!(read(&v4(protocol, 0, 0, &TO_443)).transport, expected);
+        assert_eq!(read(&v6(&[], protocol, &TO_443)).transport, expected);
+    }
+    for protocol in [1, 2, 4, 41, 47, 50, 58] {
+        assert_eq!(
+            read(&v4(protocol, 0, 0, &TO_443)).transport,
+            Transport::Portless
+        );
+    }
+}
+
+#[test]
+fn fragments_and_stumps_hide_their_ports() {
+    // "More fragments" alone is the first one.
+    assert_eq!(
+        read(&v4(TCP, 0x2000, 0, &tcp(SYN))).transport,
+        to(443, true)
+    );
+    assert_eq!(
+        read(&v4(TCP, 0x2001, 0, &tcp(SYN))).transport,
+        Transport::Hidden
+    );
+    assert_eq!(
+        read(&v4(TCP, 0, 0, &tcp(SYN)[..13])).transport,
+        Transport::Hidden
+    );
+    assert_eq!(
+        read(&v4(UDP, 0, 0, &TO_443[..3])).transport,
+        Transport::Hidden
+    );
+    let first = vec![0, 0, 0, 1, 0, 0, 0, 9];
+    let later = vec![0, 0, 0, 9, 0, 0, 0, 9];
+    assert_eq!(
+        read(&v6(&[(44, first)], TCP, &tcp(SYN))).transport,
+        to(443, true)
+    );
+    assert_eq!(
+        read(&v6(&[(44, later)], TCP, &tcp(SYN))).transport,
+        Transport::Hidden
+    );
+}
+
+#[test]
+fn extension_headers_are_followed() {
+    let options = |len: u8| {
+        let mut header = vec![0; 8 * (usize::from(len) + 1)];
+        header[1] = len;
+        header
+    };
+    let authentication = [vec![0, 4], vec![0; 22]].concat();
+    let chain = [
+        (0, options(0)),
+        (60, options(3)),
+        (43, options(2)),
+        (51, authentication),
+        (44, vec![0; 8]),
+        (60, options(31)),
+    ];
+    for from in 0..=chain.len() {
+        let packet = read(&v6(&chain[from..], TCP, &tcp(SYN)));
+        assert_eq!(packet.dst, addr("2001:db8::1"));
+        assert_eq!(packet.protocol, TCP);
+        assert_eq!(packet.transport, to(443, true), "{from}");
+    }
+    let endless: Vec<_> = (0..20).map(|_| (60, options(0))).collect();
+    let packet = read(&v6(&endless, TCP, &tcp(SYN)));
+    assert_eq!(packet.transport, Transport::Hidden);
+}
+
+#[test]
+fn frames_with_and_without_tags() {
+    let ip = v4(TCP, 0, 0, &tcp(SYN));
+    let frame = |types: &[u8]| [&[7; 12], types, &ip].concat();
+    for types in [
+        [8, 0].as_slice(),
+        &[0x81, 0, 0, 5, 8, 0],
+        &[0x88, 0xa8, 0, 5, 0x81, 0, 0, 6, 8, 0],
+        // What the type says of the version does not matter.
+        &[0x86, 0xdd],
+    ] {
+        let packet = Packet::read_frame(&Slice(&frame(types)));
+        assert_eq!(packet, Some(read(&ip)), "{types:?}");
+    }
+    for types in [[8, 6], [0, 46]] {
+        assert_eq!(Packet::read_frame(&Slice(&frame(&types))), None);
+    }
+}
+
+fn scope() -> ScopeConfig {
+    ScopeConfig::new(Port::from_host(15001), Port::from_host(15001))
+        .with_ports(&[443])
+        .unwrap()
+        .with_other_ports(Fallback::Pass)
+}
+
+fn settings(unregistered: Fallback) -> Settings {
+    let mut exempt = [0; EXEMPT_CGROUPS];
+    exempt[0] = 77;
+    Settings::new(exempt, unregistered)
+}
+
+fn sent(sender: Sender, dst: &str, transport: Transport) -> Sent {
+    Sent {
+        sender,
+        packet: Packet {
+            dst: addr(dst),
+            protocol: 0,
+            transport,
+        },
+        cgroup: 1,
+        now: 0,
+    }
+}
+
+const SENDERS: [(Sender, Bypass); 3] = [
+    (Sender::Socket, Bypass::Socket),
+    (Sender::Raw, Bypass::Raw),
+    (Sender::Frame, Bypass::Frame),
+];
+
+fn judge(scope: &ScopeConfig, sent: &Sent) -> Result<(), Bypass> {
+    decide_packet(&settings(Fallback::Refuse), Some(scope), None, sent)
+}
+
+#[test]
+fn captured_ports_are_closed_to_every_sender() {
+    let datagram = Transport::Ports(Port::from_host(443));
+    for dst in ["192.0.2.1", "2001:db8::1"] {
+        for (sender, bypass) in SENDERS {
+            for transport in [to(443, true), datagram] {
+                assert_eq!(judge(&scope(), &sent(sender, dst, transport)), Err(bypass));
+            }
+        }
+    }
+}
+
+#[test]
+fn what_stands_goes_on_but_raw_packets_never_stood() {
+    for transport in [to(443, false), Transport::Hidden] {
+        for (sender, bypass) in SENDERS {
+            let expected = match sender {
+                Sender::Socket => Ok(()),
+                Sender::Raw | Sender::Frame => Err(bypass),
+            };
+            assert_eq!(
+                judge(&scope(), &sent(sender, "192.0.2.1", transport)),
+                expected
+            );
+        }
+    }
+}
+
+#[test]
+fn the_rest_follows_the_scope() {
+    let other = [to(22, true), Transport::Ports(Port::from_host(5353))];
+    let closed = scope().with_other_ports(Fallback::Refuse);
+    let strict = scope().with_strict(true);
+    for (sender, bypass) in SENDERS {
+        for transport in other {
+            let sent = sent(sender, "192.0.2.1", transport);
+            assert_eq!(judge(&scope(), &sent), Ok(()));
+            assert_eq!(judge(&closed, &sent), Err(bypass));
+        }
+        let ping = sent(sender, "192.0.2.1", Transport::Portless);
+        assert_eq!(judge(&scope(), &ping), Ok(()));
+        assert_eq!(judge(&closed, &ping), Ok(()));
+        let expected = match sender {
+            Sender::Socket => Ok(()),
+            Sender::Raw | Sender::Frame => Err(bypass),
+        };
+        assert_eq!(judge(&strict, &ping), expected);
+    }
+}
+
+#[test]
+fn loopback_exemption_prefix_and_unregistered_hold_for_packets_too() {
+    for (sender, bypass) in SENDERS {
+        let mut neighbour = sent(sender, "fe80::1", Transport::Portless);
+        neighbour.cgroup = 0;
+        let expected = match sender {
+            Sender::Socket => Ok(()),
+            Sender::Raw | Sender::Frame => Err(bypass),
+        };
+        assert_eq!(
+            decide_packet(&settings(Fallback::Refuse), None, None, &neighbour),
+            expected
+        );
+        let mut packet = sent(sender, "127.0.0.1", to(443, true));
+        assert_eq!(judge(&scope(), &packet), Ok(()));
+        packet.packet.dst = addr("192.0.2.1");
+        for (fallback, expected) in [(Fallback::Pass, Ok(())), (Fallback::Refuse, Err(bypass))] {
+            assert_eq!(
+                decide_packet(&settings(fallback), None, None, &packet),
+                expected
+            );
+        }
+        let prefix = Some(PrefixAction::Pass);
+        assert_eq!(
+            decide_packet(&settings(Fallback::Refuse), Some(&scope()), prefix, &packet),
+            Ok(())
+        );
+        packet.cgroup = 77;
+        assert_eq!(judge(&scope(), &packet), Ok(()));
+    }
+}
+
+proptest! {
+    /// Nothing that a process can send makes the reader fail, and it never reads an address or a
+    /// version that is not there.
+    #[test]
+    fn any_bytes_can_be_read(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+        match Packet::read(&Slice(&bytes), 0) {
+            Some(packet) => {
+                let (version, ip) = match packet.dst.be_v4() {
+                    Some(_) if bytes[0] >> 4 == 4 => (4, Addr::from_be_v4(
+                        u32::from_ne_bytes(bytes[16..20].try_into().unwrap()))),
+                    _ => (6, {
+                        let ip: [u8; 16] = bytes[24..40].try_into().unwrap();
+                        core::net::Ipv6Addr::from(ip).into()
+                    }),
+                };
+                prop_assert_eq!(bytes[0] >> 4, version);
+                prop_assert_eq!(packet.dst, ip);
+            }
+            None => prop_assert!(bytes.len() < 40 || !matches!(bytes[0] >> 4, 4 | 6)),
+        }
+        let _any = Packet::read_frame(&Slice(&bytes));
+    }
+}

@@ -1,0 +1,200 @@
+//! The decision about every socket that is made.
+
+use crate::{COMM_LEN, Caller, ScopeConfig, Settings};
+
+/// A socket of the internet families, as it is made.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct NewSocket {
+    /// Id of the calling process's cgroup.
+    pub cgroup: u64,
+    /// `SOCK_STREAM`, `SOCK_DGRAM`, `SOCK_RAW` and so on, by number.
+    pub kind: u32,
+    /// The number of its protocol (`IPPROTO_`).
+    pub protocol: u32,
+}
+
+/// What becomes of a [`NewSocket`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum SocketVerdict {
+    /// It is made; what it is used for will be judged.
+    Make,
+    /// It is made, and its packets will be judged.
+    Remember,
+    /// It is not made: the application gets `EPERM`.
+    Refuse,
+}
+
+const SOCK_STREAM: u32 = 1;
+const SOCK_DGRAM: u32 = 2;
+const SOCK_RAW: u32 = 3;
+
+const ICMP: u32 = 1;
+const TCP: u32 = 6;
+const UDP: u32 = 17;
+const ICMPV6: u32 = 58;
+const UDPLITE: u32 = 136;
+const MPTCP: u32 = 262;
+
+/// Judges a socket; `scope` is that of its network namespace. Where the scope is strict, only
+/// those are made whose `connect` and `sendmsg` are judged, and those that can only ping.
+#[inline(always)]
+pub fn decide_socket(
+    settings: &Settings,
+    scope: Option<&ScopeConfig>,
+    socket: &NewSocket,
+) -> SocketVerdict {
+    let strict = scope.is_some_and(ScopeConfig::strict) && !settings.exempts(socket.cgroup);
+    match (socket.kind, socket.protocol) {
+        (SOCK_STREAM, TCP | MPTCP) | (SOCK_DGRAM, UDP | UDPLITE | ICMP | ICMPV6) => {
+            SocketVerdict::Make
+        }
+        _ if strict => SocketVerdict::Refuse,
+        // Also where nothing is captured yet: that may change while the socket lives.
+        (SOCK_RAW, _) => SocketVerdict::Remember,
+        _ => SocketVerdict::Make,
+    }
+}
+
+/// Whether a socket option may be set; `scope` is that of the socket's network namespace. In a
+/// captured one, options may not that let a packet or XDP socket hand its frames to the device
+/// past the programs on it.
+#[inline(always)]
+pub fn decide_option(
+    settings: &Settings,
+    scope: Option<&ScopeConfig>,
+    cgroup: u64,
+    level: i32,
+    option: i32,
+) -> bool {
+    const SOL_PACKET: i32 = 263;
+    const PACKET_QDISC_BYPASS: i32 = 20;
+    const SOL_XDP: i32 = 283;
+
+    match (level, option) {
+        (SOL_PACKET, PACKET_QDISC_BYPASS) | (SOL_XDP, _) => {
+            scope.is_none() || settings.exempts(cgroup)
+        }
+        _ => true,
+    }
+}
+
+/// What is stored with a raw socket: who made it, in which namespace. Packets know neither on
+/// every kernel.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct RawSocket {
+    netns: u64,
+    cgroup: u64,
+    pid: u32,
+    uid: u32,
+    comm: [u8; COMM_LEN],
+}
+
+const _: () = assert!(size_of::<RawSocket>() == 40);
+
+impl RawSocket {
+    /// A socket that `maker` made in the namespace with the cookie `netns`.
+    #[inline(always)]
+    pub const fn new(netns: u64, maker: Caller) -> RawSocket {
+        RawSocket {
+            netns,
+            cgroup: maker.cgroup,
+            pid: maker.pid,
+            uid: maker.uid,
+            comm: maker.comm,
+        }
+    }
+
+    /// Cookie of the namespace.
+    #[inline(always)]
+    pub const fn netns(&self) -> u64 {
+        self.netns
+    }
+
+    /// The process that made it.
+    #[inline(always)]
+    pub const fn maker(&self) -> Caller {
+        Caller {
+            cgroup: self.cgroup,
+            pid: self.pid,
+            uid: self.uid,
+            comm: self.comm,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{EXEMPT_CGROUPS, Fallback, Port};
+
+    const ANY: [(u32, u32); 12] = [
+        (SOCK_STREAM, TCP),
+        (SOCK_STREAM, MPTCP),
+        (SOCK_DGRAM, UDP),
+        (SOCK_DGRAM, UDPLITE),
+        (SOCK_DGRAM, ICMP),
+        (SOCK_DGRAM, ICMPV6),
+        (SOCK_RAW, TCP),
+        (SOCK_RAW, ICMP),
+        (SOCK_RAW, 255),
+        (SOCK_STREAM, 132),
+        (5, 132),
+        (6, 33),
+    ];
+
+    fn decide(strict: Option<bool>, cgroup: u64, (kind, protocol): (u32, u32)) -> SocketVerdict {
+        let mut exempt = [0; EXEMPT_CGROUPS];
+        exempt[1] = 7;
+        let settings = Settings::new(exempt, Fallback::Refuse);
+        let scope = strict
+            .map(|strict| ScopeConfig::new(Port::from_host(1), Port::NONE).with_strict(strict));
+        let socket = NewSocket {
+            cgroup,
+            kind,
+            protocol,
+        };
+        decide_socket(&settings, scope.as_ref(), &socket)
+    }
+
+    #[test]
+    fn a_strict_scope_makes_only_what_is_judged() {
+        for socket in &ANY[..6] {
+            assert_eq!(decide(Some(true), 1, *socket), SocketVerdict::Make);
+        }
+        for socket in &ANY[6..] {
+            assert_eq!(decide(Some(true), 1, *socket), SocketVerdict::Refuse);
+        }
+    }
+
+    #[test]
+    fn options_past_the_guard_are_for_others() {
+        let settings = Settings::new([7, 0, 0, 0], Fallback::Refuse);
+        let scope = ScopeConfig::new(Port::from_host(1), Port::NONE);
+        for (level, option, harmless) in [
+            (263, 20, false),
+            (263, 19, true),
+            (283, 4, false),
+            (1, 20, true),
+            (6, 1, true),
+        ] {
+            let may = |scope, cgroup| decide_option(&settings, scope, cgroup, level, option);
+            assert_eq!(may(Some(&scope), 1), harmless, "{level} {option}");
+            assert!(may(Some(&scope), 7), "exempt");
+            assert!(may(None, 1), "not captured");
+        }
+    }
+
+    #[test]
+    fn elsewhere_raw_sockets_are_remembered_and_all_are_made() {
+        for socket in ANY {
+            let expected = match socket {
+                (SOCK_RAW, _) => SocketVerdict::Remember,
+                _ => SocketVerdict::Make,
+            };
+            assert_eq!(decide(Some(false), 1, socket), expected);
+            assert_eq!(decide(None, 1, socket), expected);
+            assert_eq!(decide(Some(true), 7, socket), expected, "exempt");
+        }
+    }
+}

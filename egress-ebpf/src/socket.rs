@@ -1,0 +1,91 @@
+//! Sockets as they are made: a strict scope refuses what no other program would judge; elsewhere
+//! raw sockets are remembered with their maker.
+
+use aya_ebpf::{
+    EbpfContext as _,
+    bindings::BPF_SK_STORAGE_GET_F_CREATE,
+    helpers::generated::{
+        bpf_get_current_cgroup_id, bpf_get_netns_cookie, bpf_ktime_get_ns, bpf_sk_storage_get,
+    },
+    programs::SockContext,
+};
+use core::{ffi::c_void, ptr};
+use egress_common::{
+    Addr, Counter, NewSocket, Port, RawSocket, SocketVerdict, Target, decide_socket,
+};
+
+use crate::{
+    ALLOW, DENY,
+    caller::caller,
+    evidence,
+    maps::{self, RAW_SOCKETS, count},
+};
+
+#[inline(always)]
+pub(crate) fn create(ctx: &SockContext) -> i32 {
+    let socket = read(ctx);
+    // SAFETY: the helper accepts the context of a socket program.
+    let netns = unsafe { bpf_get_netns_cookie(ctx.as_ptr()) };
+    let Some(settings) = maps::settings() else {
+        return refuse(ctx, &socket, netns, Counter::RefuseSettings);
+    };
+    match decide_socket(settings, maps::scope(netns), &socket) {
+        SocketVerdict::Make => ALLOW,
+        SocketVerdict::Remember => match remember(ctx, netns) {
+            Some(()) => ALLOW,
+            None => refuse(ctx, &socket, netns, Counter::RefuseStorage),
+        },
+        SocketVerdict::Refuse => refuse(ctx, &socket, netns, Counter::RefuseSocket),
+    }
+}
+
+#[inline(always)]
+fn refuse(ctx: &SockContext, socket: &NewSocket, netns: u64, reason: Counter) -> i32 {
+    count(reason);
+    let target = Target {
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "the largest protocol number is 262"
+        )]
+        protocol: socket.protocol as u16,
+        dst: Addr::UNSPECIFIED,
+        port: Port::NONE,
+    };
+    // SAFETY: the helper takes nothing and only reads the clock.
+    let now = unsafe { bpf_ktime_get_ns() };
+    evidence::tell(reason, target, caller(ctx), netns, now);
+    DENY
+}
+
+#[inline(always)]
+fn read(ctx: &SockContext) -> NewSocket {
+    // SAFETY: the kernel hands a valid context to the program, with these words.
+    let (kind, protocol) = unsafe {
+        (
+            (&raw const (*ctx.sock).type_).read_volatile(),
+            (&raw const (*ctx.sock).protocol).read_volatile(),
+        )
+    };
+    NewSocket {
+        // SAFETY: the helper takes nothing and only reads the current task.
+        cgroup: unsafe { bpf_get_current_cgroup_id() },
+        kind,
+        protocol,
+    }
+}
+
+#[inline(always)]
+fn remember(ctx: &SockContext, netns: u64) -> Option<()> {
+    let map: *mut c_void = ptr::from_ref(&RAW_SOCKETS).cast_mut().cast();
+    let flags = u64::from(BPF_SK_STORAGE_GET_F_CREATE);
+    // SAFETY: the helper accepts the context of a socket program for its socket; the result is
+    // the socket's storage, of the map's value type, or null.
+    let stored: *mut RawSocket =
+        unsafe { bpf_sk_storage_get(map, ctx.as_ptr(), ptr::null_mut(), flags).cast() };
+    if stored.is_null() {
+        return None;
+    }
+    // SAFETY: not null, and nobody else knows the socket yet.
+    unsafe { *stored = RawSocket::new(netns, caller(ctx)) };
+    Some(())
+}

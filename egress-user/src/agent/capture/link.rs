@@ -1,0 +1,129 @@
+//! Attached programs. aya has links too, but not for every hook one that can be pinned.
+
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
+
+/// Where a program is attached, by its number in the kernel's `enum bpf_attach_type`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Hook {
+    /// `BPF_CGROUP_INET_EGRESS`.
+    Packet = 1,
+    /// `BPF_CGROUP_INET_SOCK_CREATE`.
+    SocketCreate = 2,
+    /// `BPF_CGROUP_SOCK_OPS`.
+    SockOps = 3,
+    /// `BPF_CGROUP_INET4_CONNECT`.
+    Connect4 = 10,
+    /// `BPF_CGROUP_INET6_CONNECT`.
+    Connect6 = 11,
+    /// `BPF_CGROUP_UDP4_SENDMSG`.
+    Sendmsg4 = 14,
+    /// `BPF_CGROUP_UDP6_SENDMSG`.
+    Sendmsg6 = 15,
+    /// `BPF_CGROUP_SETSOCKOPT`.
+    SetSockopt = 22,
+    /// `BPF_CGROUP_INET4_GETPEERNAME`.
+    Peer4 = 29,
+    /// `BPF_CGROUP_INET6_GETPEERNAME`.
+    Peer6 = 30,
+}
+
+/// A program attached to something. It is detached when the link is dropped, unless the link is
+/// pinned or another process holds it.
+#[derive(Debug)]
+pub(super) struct Link {
+    fd: OwnedFd,
+}
+
+impl Link {
+    /// Attaches a loaded program to the cgroup that is open as `cgroup`.
+    pub(super) fn to_cgroup(
+        program: BorrowedFd<'_>,
+        cgroup: &impl AsFd,
+        hook: Hook,
+    ) -> io::Result<Link> {
+        let cgroup = descriptor(cgroup.as_fd())?;
+        Link::create(program, cgroup, hook as u32)
+    }
+
+    /// Attaches a loaded program to the way out of the network device with this index in the
+    /// calling thread's namespace, by tcx. The kernel has it since Linux 6.6.
+    pub(super) fn to_device(program: BorrowedFd<'_>, index: u32) -> io::Result<Link> {
+        /// `BPF_TCX_EGRESS`.
+        const HOOK: u32 = 47;
+
+        Link::create(program, index, HOOK)
+    }
+
+    fn create(program: BorrowedFd<'_>, target: u32, hook: u32) -> io::Result<Link> {
+        /// `BPF_LINK_CREATE`.
+        const COMMAND: libc::c_int = 28;
+
+        /// The part of `union bpf_attr` that the command needs.
+        #[repr(C)]
+        struct Attributes {
+            program: u32,
+            target: u32,
+            hook: u32,
+            flags: u32,
+        }
+
+        let mut attributes = Attributes {
+            program: descriptor(program)?,
+            target,
+            hook,
+            flags: 0,
+        };
+        let fd = bpf(COMMAND, &mut attributes)?;
+        // SAFETY: the call succeeded and gave a descriptor, which nobody else owns.
+        let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+        Ok(Link { fd })
+    }
+
+    /// Pins the link at `path` of a bpf file system.
+    pub(super) fn pin(&self, path: &Path) -> io::Result<()> {
+        /// `BPF_OBJ_PIN`.
+        const COMMAND: libc::c_int = 6;
+
+        /// The part of `union bpf_attr` that the command needs.
+        #[repr(C)]
+        struct Attributes {
+            path: u64,
+            fd: u32,
+            flags: u32,
+        }
+
+        let path = CString::new(path.as_os_str().as_bytes())?;
+        let mut attributes = Attributes {
+            path: path.as_ptr().expose_provenance() as u64,
+            fd: descriptor(self.fd.as_fd())?,
+            flags: 0,
+        };
+        bpf(COMMAND, &mut attributes).map(drop)
+    }
+}
+
+fn descriptor(fd: BorrowedFd<'_>) -> io::Result<u32> {
+    u32::try_from(fd.as_raw_fd()).map_err(io::Error::other)
+}
+
+/// Carries out a command whose part of `union bpf_attr` is `attributes`; what they point at lives.
+fn bpf<T>(command: libc::c_int, attributes: &mut T) -> io::Result<libc::c_int> {
+    // SAFETY: the kernel reads as many bytes as it is told, takes those behind them for zeros, and
+    // checks every descriptor and pointer among them.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            command,
+            std::ptr::from_mut(attributes),
+            size_of::<T>(),
+        )
+    };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    libc::c_int::try_from(result).map_err(io::Error::other)
+}

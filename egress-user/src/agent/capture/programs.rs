@@ -1,0 +1,72 @@
+//! The programs by name: how each is loaded and where it is attached.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsFd as _;
+use std::path::Path;
+
+use aya::Ebpf;
+use aya::programs::Program;
+
+use super::CaptureError;
+use super::error;
+use super::link::{Hook, Link};
+
+/// Every program of a cgroup, in the order in which they are attached: what a redirected
+/// connection will need stands before the first one is redirected, and connections are redirected
+/// before those that are not are dropped.
+pub(super) const PROGRAMS: [(&str, Hook); 10] = [
+    ("egress_flow", Hook::SockOps),
+    ("egress_peer4", Hook::Peer4),
+    ("egress_peer6", Hook::Peer6),
+    ("egress_socket", Hook::SocketCreate),
+    ("egress_setsockopt", Hook::SetSockopt),
+    ("egress_sendmsg4", Hook::Sendmsg4),
+    ("egress_sendmsg6", Hook::Sendmsg6),
+    ("egress_connect4", Hook::Connect4),
+    ("egress_connect6", Hook::Connect6),
+    ("egress_packet", Hook::Packet),
+];
+
+/// The names of [`PROGRAMS`], which are the names of their pins too.
+pub(super) fn names() -> impl Iterator<Item = &'static str> {
+    PROGRAMS.into_iter().map(|(name, _)| name)
+}
+
+/// Loads every program into the kernel.
+pub(super) fn load(ebpf: &mut Ebpf) -> Result<(), CaptureError> {
+    for name in names() {
+        let result = match ebpf.program_mut(name) {
+            Some(Program::CgroupSockAddr(program)) => program.load(),
+            Some(Program::CgroupSock(program)) => program.load(),
+            Some(Program::CgroupSockopt(program)) => program.load(),
+            Some(Program::CgroupSkb(program)) => program.load(),
+            Some(Program::SockOps(program)) => program.load(),
+            _ => return Err(CaptureError::WrongObject { missing: name }),
+        };
+        result.map_err(|error| error::load(name, error))?;
+    }
+    Ok(())
+}
+
+/// Attaches every program to the cgroup at `path`, opened as `directory`.
+pub(super) fn attach(
+    ebpf: &Ebpf,
+    directory: &File,
+    path: &Path,
+) -> Result<Vec<(&'static str, Link)>, CaptureError> {
+    PROGRAMS
+        .into_iter()
+        .map(|(name, hook)| {
+            let link = attach_one(ebpf, name, directory, hook)
+                .map_err(|error| error::attach(name, path, error))?;
+            Ok((name, link))
+        })
+        .collect()
+}
+
+fn attach_one(ebpf: &Ebpf, name: &str, cgroup: &File, hook: Hook) -> io::Result<Link> {
+    let program = ebpf.program(name).ok_or(io::ErrorKind::NotFound)?;
+    let program = program.fd().map_err(io::Error::other)?;
+    Link::to_cgroup(program.as_fd(), cgroup, hook)
+}

@@ -1,0 +1,251 @@
+//! Packets that a process makes itself, and a tap that sees whatever comes along a wire.
+
+use std::io;
+use std::mem::MaybeUninit;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::AsRawFd as _;
+use std::time::Duration;
+
+use egress_lab::{Namespace, wait};
+use serde::{Deserialize, Serialize};
+use socket2::{Domain, Protocol, SockAddr, SockAddrStorage, Socket, Type};
+
+pub(crate) const SYN: u8 = 0x02;
+pub(crate) const ACK: u8 = 0x10;
+pub(crate) const RST: u8 = 0x04;
+
+pub(crate) const PACKET_QDISC_BYPASS: i32 = 20;
+
+const SOL_PACKET: i32 = 263;
+const ETHER_IP: u16 = 0x0800;
+const ETHER_IPV6: u16 = 0x86dd;
+
+/// By which way a packet is given to the kernel.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(crate) enum Way {
+    /// A raw socket of the protocol; the kernel makes the IP header.
+    Raw,
+    /// A raw socket that is given the IP header too.
+    RawHeader,
+    /// A packet socket that is given the whole frame, and told the truth about it.
+    Frame,
+    /// As above, with a VLAN tag, and the kernel is told that it is something else.
+    TaggedFrame,
+}
+
+/// What is above IP.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(crate) enum Above {
+    /// TCP with these flags.
+    Tcp(u8),
+    Udp,
+    /// A fragment of a TCP segment, but not the first.
+    LaterFragment,
+    /// An IPv6 packet whose TCP SYN stands behind extension headers.
+    BehindExtensions,
+    /// ICMP echo.
+    Ping,
+}
+
+/// A packet with a text in it that a [`Tap`] will find.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Craft {
+    pub(crate) way: Way,
+    pub(crate) dst: SocketAddr,
+    pub(crate) above: Above,
+    pub(crate) text: String,
+}
+
+impl Craft {
+    pub(crate) fn send(&self) -> io::Result<()> {
+        match self.way {
+            Way::Raw => self.send_raw(i32::from(self.protocol()), &self.above_ip()),
+            Way::RawHeader => self.send_raw(libc::IPPROTO_RAW, &self.packet()),
+            Way::Frame => self.send_frame(&[], self.ether()),
+            Way::TaggedFrame => self.send_frame(&[0x81, 0, 0, 5], 0x1234),
+        }
+    }
+
+    fn send_raw(&self, protocol: i32, bytes: &[u8]) -> io::Result<()> {
+        let domain = Domain::for_address(self.dst);
+        let socket = Socket::new(domain, Type::from(libc::SOCK_RAW), Some(protocol.into()))?;
+        let mut to = self.dst;
+        to.set_port(0);
+        socket.send_to(bytes, &to.into()).map(drop)
+    }
+
+    fn send_frame(&self, tag: &[u8], told: u16) -> io::Result<()> {
+        let socket = packet_socket(0)?;
+        let ether = self.ether().to_be_bytes();
+        let frame = [&[0xff; 6], [2; 6].as_slice(), tag, &ether, &self.packet()].concat();
+        // SAFETY: a string that ends with a zero.
+        let index = unsafe { libc::if_nametoindex(c"eth0".as_ptr()) };
+        let mut storage = SockAddrStorage::zeroed();
+        let len = {
+            // SAFETY: the storage is large enough for every kind of address, and zeroed.
+            let link: &mut libc::sockaddr_ll = unsafe { storage.view_as() };
+            link.sll_family = libc::AF_PACKET.try_into().unwrap();
+            link.sll_protocol = told.to_be();
+            link.sll_ifindex = index.try_into().unwrap();
+            link.sll_halen = 6;
+            link.sll_addr = [0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0];
+            size_of::<libc::sockaddr_ll>()
+        };
+        // SAFETY: it holds an address of this length.
+        let to = unsafe { SockAddr::new(storage, len.try_into().unwrap()) };
+        socket.send_to(&frame, &to).map(drop)
+    }
+
+    fn ether(&self) -> u16 {
+        if self.dst.is_ipv6() {
+            ETHER_IPV6
+        } else {
+            ETHER_IP
+        }
+    }
+
+    fn protocol(&self) -> u8 {
+        match self.above {
+            Above::Tcp(_) | Above::LaterFragment | Above::BehindExtensions => 6,
+            Above::Udp => 17,
+            Above::Ping if self.dst.is_ipv6() => 58,
+            Above::Ping => 1,
+        }
+    }
+
+    /// Checksums are left out: nobody needs to accept it.
+    fn above_ip(&self) -> Vec<u8> {
+        let ports = [&[0xc0, 1], self.dst.port().to_be_bytes().as_slice()].concat();
+        let text = self.text.as_bytes();
+        let len = u16::try_from(8 + text.len()).unwrap().to_be_bytes();
+        match self.above {
+            Above::Tcp(flags) => {
+                [&ports, [0; 8].as_slice(), &[0x50, flags], &[0; 6], text].concat()
+            }
+            Above::BehindExtensions => {
+                let extensions = [60, 0, 1, 4, 0, 0, 0, 0, 6, 0, 1, 4, 0, 0, 0, 0];
+                let flags = [0x50, SYN];
+                [
+                    &extensions,
+                    ports.as_slice(),
+                    &[0; 8],
+                    &flags,
+                    &[0; 6],
+                    text,
+                ]
+                .concat()
+            }
+            Above::Udp => [&ports, len.as_slice(), &[0; 2], text].concat(),
+            Above::LaterFragment => text.to_vec(),
+            Above::Ping => {
+                let kind = if self.dst.is_ipv6() { 128 } else { 8 };
+                [&[kind, 0], [0; 6].as_slice(), text].concat()
+            }
+        }
+    }
+
+    fn packet(&self) -> Vec<u8> {
+        let above = self.above_ip();
+        let later = matches!(self.above, Above::LaterFragment);
+        match self.dst.ip() {
+            IpAddr::V4(dst) => {
+                let len = u16::try_from(20 + above.len()).unwrap().to_be_bytes();
+                let fragment = if later { [0, 3] } else { [0, 0] };
+                let head = [&[0x45, 0], &len, [0, 7].as_slice(), &fragment].concat();
+                let source = [192, 0, 2, 2];
+                let rest = [64, self.protocol(), 0, 0];
+                [
+                    head,
+                    rest.to_vec(),
+                    source.to_vec(),
+                    dst.octets().to_vec(),
+                    above,
+                ]
+                .concat()
+            }
+            IpAddr::V6(dst) => {
+                let fragment = [self.protocol(), 0, 0, 24, 0, 0, 0, 7];
+                let (next, between) = match self.above {
+                    Above::LaterFragment => (44, fragment.as_slice()),
+                    Above::BehindExtensions => (0, [].as_slice()),
+                    _ => (self.protocol(), [].as_slice()),
+                };
+                let len = u16::try_from(between.len() + above.len()).unwrap();
+                let source: std::net::Ipv6Addr = crate::world::WORKLOAD_V6.parse().unwrap();
+                let head = [&[0x60, 0, 0, 0], len.to_be_bytes().as_slice(), &[next, 64]].concat();
+                let (source, dst) = (source.octets(), dst.octets());
+                [&head, source.as_slice(), &dst, between, &above].concat()
+            }
+        }
+    }
+}
+
+/// Sets an option of a packet socket.
+pub(crate) fn packet_option(option: i32) -> io::Result<()> {
+    set_packet_option(&packet_socket(0)?, option)
+}
+
+fn set_packet_option(socket: &Socket, option: i32) -> io::Result<()> {
+    let on: libc::c_int = 1;
+    // SAFETY: the socket is open, and `on` is as long as the kernel is told.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            SOL_PACKET,
+            option,
+            (&raw const on).cast(),
+            4,
+        )
+    };
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
+/// A packet socket that takes what is of this Ethernet type; nothing for 0, all for 3.
+fn packet_socket(ether: u16) -> io::Result<Socket> {
+    let protocol = Protocol::from(i32::from(ether.to_be()));
+    Socket::new(Domain::PACKET, Type::from(libc::SOCK_RAW), Some(protocol))
+}
+
+/// Sees every frame that comes into a namespace.
+pub(crate) struct Tap {
+    socket: Socket,
+}
+
+impl Tap {
+    pub(crate) fn new(namespace: &Namespace) -> Tap {
+        const ALL: u16 = 3;
+        const PACKET_IGNORE_OUTGOING: i32 = 23;
+
+        let socket = namespace.run(|| packet_socket(ALL)).unwrap().unwrap();
+        set_packet_option(&socket, PACKET_IGNORE_OUTGOING).unwrap();
+        socket.set_nonblocking(true).unwrap();
+        Tap { socket }
+    }
+
+    /// Which of `texts` come along, up to and with the frame that has `last` in it.
+    pub(crate) fn seen<'a>(&self, texts: &[&'a str], last: &str) -> Vec<&'a str> {
+        let mut seen = Vec::new();
+        wait::until_within(Duration::from_secs(10), last, || {
+            let mut buffer = [MaybeUninit::<u8>::uninit(); 2048];
+            let read = self.socket.recv(&mut buffer).ok()?;
+            // SAFETY: as many bytes as were read are initialised.
+            let frame: Vec<u8> = buffer[..read]
+                .iter()
+                .map(|byte| unsafe { byte.assume_init() })
+                .collect();
+            let has = |text: &str| {
+                frame
+                    .windows(text.len())
+                    .any(|part| part == text.as_bytes())
+            };
+            seen.extend(texts.iter().filter(|text| has(text)));
+            has(last).then_some(())
+        })
+        .unwrap();
+        seen
+    }
+}

@@ -1,0 +1,296 @@
+//! The guard on a captured namespace's devices: what no program of the cgroup sees ends there.
+
+use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::time::Duration;
+
+use egress_lab::Namespace;
+use egress_user::netns::Netns;
+
+use crate::client::{Outcome, Script, Step, TCP};
+use crate::craft::{ACK, Above, Craft, SYN, Tap, Way};
+use crate::world::{CAPTURED_PORT, World, options};
+
+const EVERY_DST: [&str; 2] = ["192.0.2.1:443", "[2001:db8::1]:443"];
+
+fn guarded() -> World {
+    let mut world = World::new();
+    let netns = Netns::at(world.place.workload.path()).unwrap();
+    assert_eq!(world.capture.guard_interfaces(&netns).unwrap(), ["eth0"]);
+    world
+}
+
+fn script(way: Way, dst: &str, above: Above, text: &str) -> Script {
+    Script::new(false, TCP).then(Step::Craft(Craft {
+        way,
+        dst: dst.parse().unwrap(),
+        above,
+        text: text.to_owned(),
+    }))
+}
+
+/// Sends from inside of the cgroup; says whether it arrived. A ping in a frame is never in the
+/// guard's way, and shows that nothing is still under way.
+fn arrives(world: &World, tap: &Tap, way: Way, dst: &str, above: Above) -> bool {
+    world.run(&script(way, dst, above, "bypass"));
+    let ping = script(Way::Frame, dst, Above::Ping, "control");
+    assert_eq!(world.run(&ping), [Outcome::Done]);
+    !tap.seen(&["bypass"], "control").is_empty()
+}
+
+#[test]
+fn frames_do_not_reach_captured_ports() {
+    let mut world = guarded();
+    let mut events = world.capture.events().unwrap();
+    let tap = world.place.origin.tap();
+    let mut tries = 0;
+    for dst in EVERY_DST {
+        for way in [Way::Frame, Way::TaggedFrame] {
+            for above in [
+                Above::Tcp(SYN),
+                Above::Tcp(ACK),
+                Above::Udp,
+                Above::LaterFragment,
+            ] {
+                assert!(!arrives(&world, &tap, way, dst, above), "{way:?} {above:?}");
+                tries += 1;
+                if let Some(event) = events.take() {
+                    assert_eq!(event.reason, "drop_frame");
+                    assert_eq!(event.process, None);
+                    assert_eq!(event.cgroup, world.cgroup.id().unwrap());
+                    assert_eq!(event.netns, world.place.cookie.get());
+                }
+            }
+        }
+    }
+    assert_eq!(world.counter("drop_frame"), tries);
+    for way in [Way::Frame, Way::TaggedFrame] {
+        let dst = "192.0.2.1:8080";
+        assert!(arrives(&world, &tap, way, dst, Above::Tcp(SYN)), "{way:?}");
+    }
+    assert_eq!(world.counter("drop_frame"), tries);
+}
+
+/// The same frames, without a guard: the tests above can fail.
+#[test]
+fn without_a_guard_frames_arrive() {
+    let world = World::new();
+    let tap = world.place.origin.tap();
+    for dst in EVERY_DST {
+        for way in [Way::Frame, Way::TaggedFrame] {
+            for above in [Above::Tcp(SYN), Above::Udp, Above::LaterFragment] {
+                assert!(arrives(&world, &tap, way, dst, above), "{way:?} {above:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn what_is_redirected_or_passes_is_left_alone() {
+    let world = guarded();
+    for (dst, v6) in [("192.0.2.1:443", false), ("[2001:db8::1]:443", true)] {
+        assert_eq!(world.run(&Script::connect(dst)), [Outcome::Done]);
+        assert_eq!(world.record(v6).original_dst.to_string(), dst);
+    }
+    for dst in ["192.0.2.1:8080", "[2001:db8::1]:8080"] {
+        assert_eq!(world.run(&Script::connect(dst)), [Outcome::Done]);
+        world.place.origin.accepted(dst);
+    }
+    assert_eq!(world.counter("drop_socket"), 0);
+}
+
+/// A socket belongs to the cgroup in which it was made; the guard does not ask for that.
+#[test]
+fn sockets_from_outside_of_the_cgroup_are_held_too() {
+    let mut world = guarded();
+    let mut events = world.capture.events().unwrap();
+    let tap = world.place.origin.tap();
+    for dst in EVERY_DST {
+        let dst: SocketAddr = dst.parse().unwrap();
+        let connect = || TcpStream::connect_timeout(&dst, Duration::from_millis(300));
+        let error = world.place.workload.run(connect).unwrap().unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::TimedOut);
+        let event = events.take().unwrap();
+        assert_eq!(event.reason, "drop_socket");
+        assert_eq!(event.original_dst.unwrap().get(), dst);
+        assert_eq!(event.process, None);
+        let source = if dst.is_ipv6() { "[::]:0" } else { "0.0.0.0:0" };
+        let socket = world.place.workload.udp(source.parse().unwrap()).unwrap();
+        let _dropped = socket.send_to(b"bypass", dst);
+        while events.take().is_some() {}
+    }
+    assert!(world.counter("drop_socket") >= 4);
+    let ping = script(Way::Frame, EVERY_DST[0], Above::Ping, "control");
+    assert_eq!(world.run(&ping), [Outcome::Done]);
+    assert!(tap.seen(&["bypass"], "control").is_empty());
+}
+
+#[test]
+fn an_exempt_cgroup_passes_the_guard() {
+    let exempt = egress_lab::Cgroup::new().unwrap();
+    let options = egress_user::agent::capture::CaptureOptions {
+        exempt_cgroup: Some(exempt.id().unwrap()),
+        ..options()
+    };
+    let mut world = World::with(&options, |_| {});
+    let netns = Netns::at(world.place.workload.path()).unwrap();
+    world.capture.guard_interfaces(&netns).unwrap();
+    let dst = "192.0.2.1:443";
+    let outcomes = world.place.start(&exempt, &Script::connect(dst)).outcomes();
+    assert_eq!(outcomes, [Outcome::Done]);
+    world.place.origin.accepted(dst);
+}
+
+/// Packets that come from behind the namespace have no socket in it.
+#[test]
+fn forwarded_packets_are_held() {
+    let world = guarded();
+    let behind = Namespace::new().unwrap();
+    behind
+        .ip(&format!(
+            "link add eth0 type veth peer name eth1 netns {}\n\
+             addr add 198.51.100.2/24 dev eth0\n\
+             link set eth0 up\n\
+             route add default via 198.51.100.1\n",
+            world.place.workload.path().display()
+        ))
+        .unwrap();
+    world
+        .place
+        .workload
+        .ip("addr add 198.51.100.1/24 dev eth1\nlink set eth1 up\n")
+        .unwrap();
+    world.place.workload.sysctl("ipv4/ip_forward", "1").unwrap();
+    let tap = world.place.origin.tap();
+    let socket: UdpSocket = behind.udp("198.51.100.2:0".parse().unwrap()).unwrap();
+    socket
+        .send_to(b"bypass", ("192.0.2.1", CAPTURED_PORT))
+        .unwrap();
+    socket.send_to(b"control", ("192.0.2.1", 8080)).unwrap();
+    assert!(tap.seen(&["bypass"], "control").is_empty());
+    assert_eq!(world.counter("drop_socket"), 1);
+}
+
+/// Not only those that were there at first.
+#[test]
+fn every_device_is_guarded_once() {
+    let mut world = guarded();
+    let netns = Netns::at(world.place.workload.path()).unwrap();
+    let wire = "link add eth7 type veth peer name eth8\n";
+    world.place.workload.ip(wire).unwrap();
+    let mut names = world.capture.guard_interfaces(&netns).unwrap();
+    names.sort_unstable();
+    assert_eq!(names, ["eth0", "eth7", "eth8"]);
+    world.place.workload.ip("link del eth7\n").unwrap();
+    assert_eq!(world.capture.guard_interfaces(&netns).unwrap(), ["eth0"]);
+    let tap = world.place.origin.tap();
+    assert!(!arrives(&world, &tap, Way::Frame, EVERY_DST[0], Above::Udp));
+}
+
+/// A device without link layer: its packets begin with the IP header.
+#[test]
+fn a_device_of_bare_packets_is_guarded() {
+    let tun = Tun::new();
+    let place = &tun.world.place;
+    let send = |dst: &str, text: &[u8]| {
+        let socket = place
+            .workload
+            .udp("203.0.113.2:0".parse().unwrap())
+            .unwrap();
+        let _may_be_dropped = socket.send_to(text, dst.parse::<SocketAddr>().unwrap());
+    };
+    send("203.0.113.1:443", b"bypass");
+    send("203.0.113.1:8080", b"control");
+    let packet = tun.next_to("203.0.113.1");
+    assert!(packet.ends_with(b"control"), "{packet:?}");
+    assert_eq!(tun.world.counter("drop_socket"), 1);
+}
+
+#[test]
+fn the_guard_ends_with_the_scope() {
+    let options = egress_user::agent::capture::CaptureOptions {
+        unregistered: egress_user::agent::capture::Fallback::Pass,
+        ..options()
+    };
+    for dropped in [false, true] {
+        let mut world = World::with(&options, |_| {});
+        let netns = Netns::at(world.place.workload.path()).unwrap();
+        world.capture.guard_interfaces(&netns).unwrap();
+        let World {
+            place, mut capture, ..
+        } = world;
+        let tap = place.origin.tap();
+        let send = |text: &str| {
+            let ways = script(Way::Frame, EVERY_DST[0], Above::Udp, text);
+            let _any = place.start_outside(&ways).outcomes();
+        };
+        send("held");
+        if dropped {
+            drop(capture);
+        } else {
+            capture.remove_scope(place.cookie).unwrap();
+            capture.remove_scope(place.cookie).unwrap();
+        }
+        send("free");
+        assert!(tap.seen(&["held"], "free").is_empty());
+    }
+}
+
+/// A world whose namespace has a tun device too, with the test at its other end.
+struct Tun {
+    file: std::fs::File,
+    world: World,
+}
+
+impl Tun {
+    fn new() -> Tun {
+        let mut world = World::new();
+        let file = world.place.workload.run(tun_device).unwrap();
+        world
+            .place
+            .workload
+            .ip("addr add 203.0.113.2/24 dev tun0\nlink set tun0 up\n")
+            .unwrap();
+        let netns = Netns::at(world.place.workload.path()).unwrap();
+        let mut names = world.capture.guard_interfaces(&netns).unwrap();
+        names.sort_unstable();
+        assert_eq!(names, ["eth0", "tun0"]);
+        Tun { file, world }
+    }
+
+    /// The next IPv4 packet to this address.
+    fn next_to(&self, address: &str) -> Vec<u8> {
+        use std::io::Read as _;
+
+        let address: std::net::Ipv4Addr = address.parse().unwrap();
+        egress_lab::wait::until("a packet", || {
+            let mut packet = vec![0; 2048];
+            let read = (&self.file).read(&mut packet).ok()?;
+            packet.truncate(read);
+            let to_it = packet.get(16..20) == Some(&address.octets()) && packet[0] >> 4 == 4;
+            to_it.then_some(packet)
+        })
+        .unwrap()
+    }
+}
+
+fn tun_device() -> std::fs::File {
+    use std::os::fd::AsRawFd as _;
+    use std::os::unix::fs::OpenOptionsExt as _;
+
+    let file = std::fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open("/dev/net/tun")
+        .unwrap();
+    // SAFETY: zeros are a request with an empty name.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (to, from) in request.ifr_name.iter_mut().zip(b"tun0") {
+        *to = libc::c_char::from_ne_bytes([*from]);
+    }
+    request.ifr_ifru.ifru_flags = (libc::IFF_TUN | libc::IFF_NO_PI).try_into().unwrap();
+    // SAFETY: the file is open, and the request is one for this command.
+    let result = unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETIFF, &raw mut request) };
+    assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
+    file
+}
