@@ -105,6 +105,45 @@ impl Tree {
         self.remember(&plan)
     }
 
+    /// The newest of the packages that have their version in their names, as kernels have, by name:
+    /// those that begin with `prefix` and end with `suffix`. One that was unpacked before is taken
+    /// without asking apt.
+    ///
+    /// # Errors
+    ///
+    /// Fails where apt cannot be reached or does not know any.
+    pub fn newest(&self, prefix: &str, suffix: &str) -> Result<String> {
+        fs::create_dir_all(&self.home)
+            .with_context(|| format!("cannot create {}", self.home.display()))?;
+        let _lock = self.lock()?;
+        let unpacked = self.unpacked();
+        let names = unpacked.iter().filter_map(|file| file.split('_').next());
+        if let Some(name) = newest(names, prefix, suffix) {
+            return Ok(name.to_owned());
+        }
+        let apt = Apt::new(&self.home)?;
+        apt.update();
+        let names = apt.names(prefix)?;
+        let name = newest(names.lines(), prefix, suffix).with_context(|| {
+            format!("apt's sources on this machine have no package {prefix}*{suffix}")
+        })?;
+        Ok(name.to_owned())
+    }
+
+    /// A file or directory of the packages. `bin` and `lib` may be below `usr`, as in Debian from
+    /// version 13 on.
+    ///
+    /// # Errors
+    ///
+    /// Fails when it was not unpacked.
+    pub fn file(&self, path: &str) -> Result<PathBuf> {
+        let root = self.root();
+        [root.join(path), root.join("usr").join(path)]
+            .into_iter()
+            .find(|candidate| candidate.exists())
+            .with_context(|| format!("no {path} below {}", root.display()))
+    }
+
     fn lock(&self) -> Result<File> {
         let path = self.home.join("lock");
         let file =
@@ -167,4 +206,46 @@ impl Tree {
 fn is_of(file: &str, package: &str) -> bool {
     file.strip_prefix(package)
         .is_some_and(|rest| rest.starts_with('_'))
+}
+
+/// The name with the greatest version among those with this beginning and end.
+fn newest<'a>(names: impl Iterator<Item = &'a str>, prefix: &str, suffix: &str) -> Option<&'a str> {
+    let version = |name: &&str| {
+        let version = name.strip_prefix(prefix)?.strip_suffix(suffix)?;
+        let numbers = version.split(|character: char| !character.is_ascii_digit());
+        Some(numbers.filter_map(|number| number.parse().ok()).collect())
+    };
+    names
+        .filter_map(|name| Some((version(&name)?, name)))
+        .max_by(|(a, _): &(Vec<u64>, _), (b, _)| a.cmp(b))
+        .map(|(_, name)| name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_newest_is_by_number() {
+        let names = [
+            "linux-image-6.12-cloud-amd64",
+            "linux-image-6.12.9+bpo-cloud-amd64",
+            "linux-image-6.12.117+deb12-cloud-amd64",
+            "linux-image-6.12.74+deb12+1-cloud-amd64",
+            "linux-image-6.12.118+deb12-rt-amd64",
+            "linux-image-6.12.118+deb12-cloud-amd64-unsigned",
+            "linux-image-6.1.0-9-cloud-amd64",
+            "linux-image-6.1.0-56-cloud-amd64",
+        ];
+        let newest = |prefix| newest(names.into_iter(), prefix, "-cloud-amd64");
+        assert_eq!(
+            newest("linux-image-6.12."),
+            Some("linux-image-6.12.117+deb12-cloud-amd64")
+        );
+        assert_eq!(
+            newest("linux-image-6.1."),
+            Some("linux-image-6.1.0-56-cloud-amd64")
+        );
+        assert_eq!(newest("linux-image-6.18."), None);
+    }
 }

@@ -15,9 +15,9 @@ pub(crate) const DEBIAN_RUST: [&str; 3] = ["rustc-web", "libstd-rust-web-dev", "
 /// The clippy that belongs to Debian's compiler.
 pub(crate) const DEBIAN_CLIPPY: &str = "rust-web-clippy";
 
-/// Debian's packages of the kernels that the kernel tests run on.
-pub(crate) const DEBIAN_KERNEL_6_1: &str = "linux-image-cloud-amd64";
-pub(crate) const DEBIAN_KERNEL_6_12: &str = "linux-image-6.12-cloud-amd64";
+/// What stands before and after the release in the names of Debian's kernels. The kernel tests run
+/// on the newest of a series that apt knows, whichever that is.
+pub(crate) const DEBIAN_KERNEL: (&str, &str) = ("linux-image-", "-cloud-amd64");
 
 /// What boots them.
 pub(crate) const DEBIAN_QEMU: [&str; 2] = ["busybox-static", "qemu-system-x86"];

@@ -48,6 +48,22 @@ impl Apt {
         }
     }
 
+    /// The names of the packages that begin with `prefix`, one a line.
+    pub(super) fn names(&self, prefix: &str) -> Result<String> {
+        let output = self
+            .command("apt-cache")
+            .args(["pkgnames", prefix])
+            .output()
+            .context("cannot run apt-cache")?;
+        if !output.status.success() {
+            bail!(
+                "apt-cache cannot list {prefix}*: {}",
+                one_line(&String::from_utf8_lossy(&output.stderr))
+            );
+        }
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
     /// What apt would download to install `packages`. Those are in it even if the machine has
     /// them, so that the tree is complete where the machine is not.
     pub(super) fn plan(&self, packages: &[&str]) -> Result<Vec<Archive>> {
@@ -105,9 +121,16 @@ impl Apt {
     }
 
     fn apt_get(&self) -> Command {
-        let mut command = Command::new("apt-get");
+        let mut command = self.command("apt-get");
+        command.arg("--quiet=2");
         command
-            .args(["--quiet=2", "--config-file"])
+    }
+
+    /// One of apt's programs, with our state.
+    fn command(&self, program: &str) -> Command {
+        let mut command = Command::new(program);
+        command
+            .arg("--config-file")
             .arg(&self.configuration)
             // What it says is read above.
             .env("LC_ALL", "C")
