@@ -40,7 +40,7 @@ pub(crate) fn options() -> CaptureOptions {
 
 /// The programs on a cgroup, with no namespace captured yet.
 pub(crate) fn attached(cgroup: &Cgroup, options: &CaptureOptions) -> Capture {
-    let mut capture = Capture::load(options).unwrap_or_else(|error| panic!("{error}"));
+    let mut capture = Capture::load(options).unwrap_or_else(|error| panic!("{error:?}"));
     capture.attach(cgroup.path()).unwrap();
     capture
 }
