@@ -6,7 +6,8 @@ mod gateway;
 mod pki;
 mod run;
 
-use std::io::IsTerminal;
+use std::fmt::Display;
+use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -59,7 +60,8 @@ impl Cli {
             let text = sentence(&error);
             // Several mistakes of a file stand below each other, each with its place.
             let separator = if text.contains('\n') { '\n' } else { ' ' };
-            eprintln!("egress:{separator}{text}");
+            // Whoever closed it does not want to read it; the exit code says the same.
+            let _ = writeln!(io::stderr(), "egress:{separator}{text}");
             ExitCode::from(FAILED)
         })
     }
@@ -99,10 +101,17 @@ fn start_tracing(verbose: u8, quiet: bool) {
         .with_default_directive(level.into())
         .from_env_lossy();
     tracing_subscriber::fmt()
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal())
+        // It would say on standard error that standard error is closed, and panic.
+        .log_internal_errors(false)
         .with_env_filter(filter)
         .init();
+}
+
+/// A line for whoever reads standard output; one that nobody reads is no failure.
+fn say(line: impl Display) {
+    let _ = writeln!(io::stdout(), "{line}");
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ mod privilege;
 mod summary;
 
 use std::ffi::OsString;
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -85,7 +85,7 @@ pub fn run(options: RunOptions) -> anyhow::Result<u8> {
     remove_stale(&home);
     let cgroup = home.create_child(&format!("{CGROUP_PREFIX}{}", std::process::id()))?;
     let guarded = capture
-        .attach(cgroup.path())
+        .attach_to_stay(cgroup.path())
         .map_err(anyhow::Error::new)
         .and_then(|()| Keeper::start(&cgroup));
     let keeper = match guarded {
@@ -100,7 +100,8 @@ pub fn run(options: RunOptions) -> anyhow::Result<u8> {
     keeper.dismiss();
     let (code, served) = ran?;
     let summary = served.finish(&capture, left_behind);
-    eprint!("{summary}");
+    // Whoever closed it does not want to read it.
+    let _ = std::io::stderr().write_all(summary.as_bytes());
     Ok(code)
 }
 
@@ -115,7 +116,8 @@ fn sweep(cgroup: &Cgroup) -> bool {
     left_behind
 }
 
-/// Removes the empty cgroups of runs that died together with their keeper.
+/// Removes the cgroups of runs that died together with their keeper, once they are empty: until
+/// then the programs stay attached, and what is redirected finds nobody listening.
 fn remove_stale(home: &Cgroup) {
     let Ok(entries) = std::fs::read_dir(home.path()) else {
         return;
@@ -189,7 +191,7 @@ fn serve(
     let code = match command::start(&options.command, cgroup, invoker, descriptors) {
         Ok(mut child) => command::exit_code(command::wait(&mut child, signals)?),
         Err(NotStarted { code, error }) => {
-            eprintln!("egress: {error:#}");
+            let _ = writeln!(std::io::stderr(), "egress: {error:#}");
             code
         }
     };

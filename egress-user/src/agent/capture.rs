@@ -1,7 +1,8 @@
 //! The kernel programs, loaded: the only room that knows aya. One owner, typed verbs; nobody else
 //! touches a map.
 //!
-//! Everything dies with the process, also when it is killed, unless it was [pinned](Capture::pin).
+//! Everything dies with the process, also when it is killed, unless it was [pinned](Capture::pin)
+//! or attached [to stay](Capture::attach_to_stay).
 
 mod counters;
 mod error;
@@ -135,6 +136,15 @@ impl Capture {
         let links = programs::attach(&self.ebpf, &directory, cgroup)?;
         self.links.extend(links);
         Ok(())
+    }
+
+    /// As [`attach`](Self::attach), for as long as the cgroup is there, whoever ends before:
+    /// removing the cgroup is the only way back.
+    ///
+    /// # Errors
+    /// As there, but what was attached before the failure stays.
+    pub fn attach_to_stay(&mut self, cgroup: &Path) -> Result<(), CaptureError> {
+        programs::attach_to_stay(&self.ebpf, &open_cgroup(cgroup)?, cgroup)
     }
 
     /// Captures a network namespace, or changes how it is captured.

@@ -171,10 +171,10 @@ fn cleanup(file: Option<&Path>, flags: AgentOptions) -> anyhow::Result<ExitCode>
         pin.context("nothing to clean up: no folder of pins is configured; name it with --pin")?;
     let removed = capture::cleanup(&pin)?;
     if removed.is_empty() {
-        println!("nothing is pinned in {}", pin.display());
+        super::say(format_args!("nothing is pinned in {}", pin.display()));
     }
     for path in removed {
-        println!("removed {path}");
+        super::say(format_args!("removed {path}"));
     }
     Ok(ExitCode::SUCCESS)
 }

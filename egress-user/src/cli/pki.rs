@@ -63,7 +63,7 @@ impl InitArgs {
             ..InitOptions::default()
         };
         for file in pki::init(&self.dir, &options)? {
-            println!("{:<32} {}", file.path.display(), file.what);
+            super::say(format_args!("{:<32} {}", file.path.display(), file.what));
         }
         Ok(ExitCode::SUCCESS)
     }

@@ -1,8 +1,8 @@
-//! A process that outlives us, so that our death opens nothing and leaves nothing.
+//! A process that outlives us, so that our death leaves nothing.
 //!
-//! It is a fork of ours and so holds the links of the kernel programs too: when
-//! we are killed, they stay attached, and what is redirected finds nobody
-//! listening. The keeper then kills what is left in the cgroup and removes it.
+//! The kernel programs stay attached as long as the cgroup is there, and what
+//! is redirected finds nobody listening. The keeper kills what is left in the
+//! cgroup and removes it.
 
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -66,8 +66,8 @@ fn keep(end: &OwnedFd, cgroup: &Cgroup) {
     let_go_of_stdio();
     wait_for_the_end(end);
     if cgroup.path().exists() {
-        // Should either fail, the cgroup stays, the links go with this process,
-        // and the next run removes what is empty.
+        // Should either fail, the cgroup stays, and is still captured; the next
+        // run removes what is empty.
         let _ = cgroup.kill();
         let _ = cgroup.remove();
     }

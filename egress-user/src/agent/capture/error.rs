@@ -43,9 +43,7 @@ pub enum CaptureError {
         found: String,
     },
     /// This process lacks capabilities.
-    #[error(
-        "loading kernel programs takes {missing}: run it as root, or add them to the binary with `setcap cap_bpf,cap_net_admin,cap_perfmon+ep`"
-    )]
+    #[error("loading kernel programs takes {missing}: run it as root, with sudo for instance")]
     NoCapability {
         /// The capabilities that are missing.
         missing: String,

@@ -106,6 +106,32 @@ impl Link {
     }
 }
 
+/// Attaches a loaded program to the cgroup that is open as `cgroup`, without a link: it stays as
+/// long as the cgroup is there, whoever ends.
+pub(super) fn to_stay(program: BorrowedFd<'_>, cgroup: &impl AsFd, hook: Hook) -> io::Result<()> {
+    /// `BPF_PROG_ATTACH`.
+    const COMMAND: libc::c_int = 8;
+    /// `BPF_F_ALLOW_MULTI`: beside the programs of others, and below those of ancestors.
+    const MULTI: u32 = 1 << 1;
+
+    /// The part of `union bpf_attr` that the command needs.
+    #[repr(C)]
+    struct Attributes {
+        target: u32,
+        program: u32,
+        hook: u32,
+        flags: u32,
+    }
+
+    let mut attributes = Attributes {
+        target: descriptor(cgroup.as_fd())?,
+        program: descriptor(program)?,
+        hook: hook as u32,
+        flags: MULTI,
+    };
+    bpf(COMMAND, &mut attributes).map(drop)
+}
+
 fn descriptor(fd: BorrowedFd<'_>) -> io::Result<u32> {
     u32::try_from(fd.as_raw_fd()).map_err(io::Error::other)
 }

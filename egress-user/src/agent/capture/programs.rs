@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, BorrowedFd};
 use std::path::Path;
 
 use aya::Ebpf;
@@ -10,7 +10,7 @@ use aya::programs::Program;
 
 use super::CaptureError;
 use super::error;
-use super::link::{Hook, Link};
+use super::link::{self, Hook, Link};
 
 /// Every program of a cgroup, in the order in which they are attached: what a redirected
 /// connection will need stands before the first one is redirected, and connections are redirected
@@ -58,15 +58,28 @@ pub(super) fn attach(
     PROGRAMS
         .into_iter()
         .map(|(name, hook)| {
-            let link = attach_one(ebpf, name, directory, hook)
+            let link = descriptor(ebpf, name)
+                .and_then(|program| Link::to_cgroup(program, directory, hook))
                 .map_err(|error| error::attach(name, path, error))?;
             Ok((name, link))
         })
         .collect()
 }
 
-fn attach_one(ebpf: &Ebpf, name: &str, cgroup: &File, hook: Hook) -> io::Result<Link> {
+/// As [`attach`], for as long as the cgroup is there.
+pub(super) fn attach_to_stay(
+    ebpf: &Ebpf,
+    directory: &File,
+    path: &Path,
+) -> Result<(), CaptureError> {
+    PROGRAMS.into_iter().try_for_each(|(name, hook)| {
+        descriptor(ebpf, name)
+            .and_then(|program| link::to_stay(program, directory, hook))
+            .map_err(|error| error::attach(name, path, error))
+    })
+}
+
+fn descriptor<'a>(ebpf: &'a Ebpf, name: &str) -> io::Result<BorrowedFd<'a>> {
     let program = ebpf.program(name).ok_or(io::ErrorKind::NotFound)?;
-    let program = program.fd().map_err(io::Error::other)?;
-    Link::to_cgroup(program.as_fd(), cgroup, hook)
+    Ok(program.fd().map_err(io::Error::other)?.as_fd())
 }

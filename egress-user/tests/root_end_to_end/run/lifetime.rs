@@ -90,15 +90,26 @@ fn signals_reach_the_command() {
 fn the_terminal_is_the_command_s_and_so_is_its_ctrl_c() {
     let machine = Machine::new();
     let script = machine.lab.directory().join("script");
-    // Interrupted once by the terminal and once more by us, if we passed it on as well.
-    let text = "test -t 0 && test -t 1 && echo terminal\n\
-        trap 'echo interrupted' INT\n\
-        trap 'exit 9' USR1\n\
-        echo ready\n\
-        while :; do sleep 0.05; done\n";
+    // Interrupted once by the terminal and once more by us, if we passed it on as well. Two signals
+    // of a kind that wait together are one, so each is taken before the next.
+    let text = r#"
+import os, signal, sys
+count = 0
+def interrupted(*_):
+    global count
+    count += 1
+    print("interrupted", flush=True)
+signal.signal(signal.SIGINT, interrupted)
+signal.signal(signal.SIGUSR1, lambda *_: sys.exit(9 if count == 1 else 10 + count))
+if os.isatty(0) and os.isatty(1):
+    print("terminal")
+print("ready", flush=True)
+while True:
+    signal.pause()
+"#;
     fs::write(&script, text).unwrap();
     let inner = format!(
-        "{} run -- sh {}",
+        "{} run -- python3 {}",
         machine.program.display(),
         script.display()
     );
@@ -118,7 +129,7 @@ fn the_terminal_is_the_command_s_and_so_is_its_ctrl_c() {
     process.input(b"\x03").unwrap();
     process.says("interrupted").unwrap();
     // A second interrupt would be passed on before this.
-    kill_process(parent_of_shell(&machine, &script), Signal::USR1).unwrap();
+    kill_process(parent_of_python(&machine, &script), Signal::USR1).unwrap();
     assert_eq!(
         process.ended().unwrap().code(),
         Some(9),
@@ -130,14 +141,16 @@ fn the_terminal_is_the_command_s_and_so_is_its_ctrl_c() {
     assert_eq!(output.matches("interrupted").count(), 1, "{output}");
 }
 
-/// The `egress run` that started the shell which reads `script`.
-fn parent_of_shell(machine: &Machine, script: &Path) -> Pid {
-    let shell = |id: &u32| {
+/// The `egress run` that started the python which runs `script`.
+fn parent_of_python(machine: &Machine, script: &Path) -> Pid {
+    let python = |id: &u32| {
         let words = fs::read_to_string(format!("/proc/{id}/cmdline")).unwrap_or_default();
-        words == format!("sh\0{}\0", script.display())
+        // Whatever the interpreter is called by whoever chose it.
+        let words: Vec<&str> = words.split_terminator('\0').collect();
+        matches!(words[..], [_, last] if Path::new(last) == script)
     };
-    let shell = machine.cgroup.processes().into_iter().find(shell).unwrap();
-    let status = fs::read_to_string(format!("/proc/{shell}/status")).unwrap();
+    let python = machine.cgroup.processes().into_iter().find(python).unwrap();
+    let status = fs::read_to_string(format!("/proc/{python}/status")).unwrap();
     let parent = status.lines().find_map(|line| line.strip_prefix("PPid:"));
     Pid::from_raw(parent.unwrap().trim().parse().unwrap()).unwrap()
 }
@@ -314,4 +327,83 @@ while True:
     // The next run tidies up.
     assert!(machine.run_shell(&[], "true").status.success());
     machine.assert_nothing_is_left();
+}
+
+/// Nobody is left to end the command, and it still reaches nothing.
+#[test]
+fn killed_together_with_its_keeper_it_lets_nothing_through() {
+    const SCRIPT: &str = r#"
+import os, socket, sys, time
+parent = os.getppid()
+print("ready", flush=True)
+while os.getppid() == parent:
+    time.sleep(0.01)
+for _ in range(100):
+    try:
+        socket.create_connection((sys.argv[1], 443), timeout=10)
+        sys.exit("connected")
+    except ConnectionRefusedError:
+        pass
+print("refused", flush=True)
+"#;
+    let machine = Machine::new();
+    let mut command = machine.run(&["--allow", "*.wikipedia.org"]);
+    command.args(["python3", "-c", SCRIPT, &EN.v4.to_string()]);
+    let mut process = Process::start(command, "alone", machine.lab.directory()).unwrap();
+    process.says("ready").unwrap();
+    let keeper = keeper(&machine);
+    // It must not act when it sees the end of the other.
+    kill_process(keeper, Signal::STOP).unwrap();
+    process.signal(Signal::KILL).unwrap();
+    kill_process(keeper, Signal::KILL).unwrap();
+    process.ended().unwrap();
+    wait::until("the command has tried", || {
+        process.output().contains("refused").then_some(())
+    })
+    .unwrap();
+    assert_eq!(sent(&machine.wire, &machine.lab.app), []);
+    assert_eq!(machine.origins.arrived(&machine.lab, EN.name).unwrap(), []);
+
+    // The next run tidies up.
+    wait::until("the command is gone", || {
+        machine.cgroup.processes().is_empty().then_some(())
+    })
+    .unwrap();
+    assert!(machine.run_shell(&[], "true").status.success());
+    machine.assert_nothing_is_left();
+}
+
+fn keeper(machine: &Machine) -> Pid {
+    let is_keeper = |id: &u32| {
+        let name = fs::read_to_string(format!("/proc/{id}/comm"));
+        name.is_ok_and(|name| name.trim() == "egress-keeper")
+    };
+    let id = machine.cgroup.processes().into_iter().find(is_keeper);
+    Pid::from_raw(id.unwrap().try_into().unwrap()).unwrap()
+}
+
+/// A summary that nobody reads is no reason to fail.
+#[test]
+fn a_closed_standard_error_changes_nothing() {
+    let machine = Machine::new();
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let mut command = machine.run(&[]);
+    let curl = format!(
+        "curl --silent --max-time 5 https://{}/ --resolve {}:443:{}; exit 5",
+        IBM.name, IBM.name, IBM.v4
+    );
+    command.args(["sh", "-c", &curl]).stderr(writer);
+    assert_eq!(command.output().unwrap().status.code(), Some(5));
+    let not_there = machine
+        .run(&[])
+        .arg("/no/such/command")
+        .stderr({
+            let (reader, writer) = std::io::pipe().unwrap();
+            drop(reader);
+            writer
+        })
+        .output()
+        .unwrap();
+    assert_eq!(not_there.status.code(), Some(127));
 }
