@@ -52,6 +52,7 @@ pub use mistake::{Mistake, Mistakes, Position};
 pub use value::Value;
 
 use ledger::Ledger;
+use tree::Stream;
 
 /// The longest document that is read, in bytes.
 ///
@@ -80,6 +81,68 @@ pub fn read<T>(
     label: &str,
     build: impl FnOnce(&Map<'_>) -> Option<T>,
 ) -> Result<Loaded<T>, Mistakes> {
+    let text = within_bounds(text, label)?;
+    let ledger = Ledger::default();
+    let root = tree::parse(text, &ledger, None);
+    let value = root.and_then(|root| Value::document(&root, &ledger).map(build));
+    finish(value, ledger, text, label)
+}
+
+/// As [`read`], for a document with one long list: the items of the list under `key` in the
+/// top map are given to `item` one by one while the text is read, and `build` is called
+/// behind them. It asks for the key as for others, and finds an empty list there.
+///
+/// # Errors
+///
+/// As [`read`].
+pub fn read_with_items<T>(
+    text: &str,
+    label: &str,
+    key: &'static str,
+    mut item: impl FnMut(Value<'_>),
+    build: impl FnOnce(&Map<'_>) -> Option<T>,
+) -> Result<Loaded<T>, Mistakes> {
+    let text = within_bounds(text, label)?;
+    let ledger = Ledger::default();
+    let stream = Stream {
+        key,
+        item: &mut item,
+    };
+    let root = tree::parse(text, &ledger, Some(stream));
+    let value = root.and_then(|root| {
+        let document = Value::document(&root, &ledger);
+        // A list with an anchor is kept for its aliases, and not empty.
+        for value in document.get(key).into_iter().flat_map(Value::items) {
+            item(value);
+        }
+        document.map(build)
+    });
+    finish(value, ledger, text, label)
+}
+
+/// Reads the text of any number of YAML documents that others define: nothing is demanded of
+/// them but YAML, and [`Value::get`] and its like find what is there.
+///
+/// # Errors
+///
+/// What is no YAML, and the mistakes that `build` notes.
+pub fn read_foreign<T>(
+    text: &str,
+    label: &str,
+    build: impl FnOnce(&[Value<'_>]) -> Option<T>,
+) -> Result<Loaded<T>, Mistakes> {
+    let text = within_bounds(text, label)?;
+    let ledger = Ledger::default();
+    let roots = tree::parse_all(text, &ledger);
+    let value = roots.and_then(|roots| {
+        let documents = roots.iter().map(|root| Value::document(root, &ledger));
+        build(&documents.collect::<Vec<_>>())
+    });
+    finish(value, ledger, text, label)
+}
+
+/// The text without its byte order mark, if it is not too long.
+fn within_bounds<'t>(text: &'t str, label: &str) -> Result<&'t str, Mistakes> {
     if text.len() > MAX_BYTES {
         let sentence = format!(
             "{} bytes long, and at most {MAX_BYTES} are read",
@@ -87,10 +150,15 @@ pub fn read<T>(
         );
         return Err(Mistake::new(label, sentence).into());
     }
-    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    let ledger = Ledger::default();
-    let value =
-        tree::parse(text, &ledger).and_then(|root| Value::document(&root, &ledger).map(build));
+    Ok(text.strip_prefix('\u{feff}').unwrap_or(text))
+}
+
+fn finish<T>(
+    value: Option<T>,
+    ledger: Ledger,
+    text: &str,
+    label: &str,
+) -> Result<Loaded<T>, Mistakes> {
     let (mistakes, warnings) = ledger.close(text, label);
     Mistakes::check(mistakes)?;
     match value {

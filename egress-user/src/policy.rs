@@ -45,10 +45,9 @@ use std::fmt;
 use serde::Serialize;
 
 use crate::document::{self, Mistake, Mistakes};
-use host::Host;
 use index::Index;
 use rule::{Effect, Rule};
-use text::Document;
+use text::Draft;
 
 /// The port of a rule that names none.
 pub const DEFAULT_PORT: u16 = 443;
@@ -134,30 +133,31 @@ impl Policy {
     }
 
     fn compile(
-        document: Result<document::Loaded<Document>, Mistakes>,
+        document: Result<document::Loaded<(Mode, Draft)>, Mistakes>,
         digest: Digest,
         flags: &Flags<'_>,
     ) -> Result<Loaded, Mistakes> {
-        let (document, flagged) = match (document, flags.rules()) {
-            (Ok(document), Ok(flagged)) => (document, flagged),
-            (Err(mistakes), Ok(_)) | (Ok(_), Err(mistakes)) => return Err(mistakes),
-            (Err(document), Err(flagged)) => return Err(document.and(flagged)),
+        let document = match document {
+            Ok(document) => document,
+            // What is wrong with the flags is said in the same breath.
+            Err(mistakes) => match flags.add_to(&mut Draft::default()) {
+                Ok(_) => return Err(mistakes),
+                Err(flagged) => return Err(mistakes.and(flagged)),
+            },
         };
-        let Document { mode, mut rules } = document.value;
-        rules.extend(flagged.value);
+        let (mode, mut draft) = document.value;
         let mut warnings = document.warnings;
-        warnings.extend(flagged.warnings);
-        if !rules.iter().any(|(rule, _)| rule.effect == Effect::Allow) {
+        warnings.extend(flags.add_to(&mut draft)?);
+        let Draft { rules, hosts, .. } = draft;
+        if !rules.iter().any(|rule| rule.effect == Effect::Allow) {
             let sentence = "no rule allows anything, so every connection is refused";
             warnings.push(Mistake::new("policy", sentence));
         }
-        let (rules, hosts): (Vec<Rule>, Vec<Vec<Host>>) = rules.into_iter().unzip();
-        let index = Index::new(&rules, hosts);
         let policy = Policy {
             mode: flags.mode.unwrap_or(mode),
             digest,
+            index: hosts.finish(&rules),
             rules: rules.into(),
-            index,
         };
         Ok(Loaded { policy, warnings })
     }

@@ -273,6 +273,76 @@ fn mistakes_as_json() {
     );
 }
 
+/// The texts under `name` of the items of `list`, and what is wrong: read in one go, and item by
+/// item.
+fn both_ways(text: &str) -> (String, String) {
+    fn name(value: Value<'_>) -> Option<String> {
+        value.map(|map| map.required("name", Value::string))
+    }
+    fn told(read: Result<Loaded<()>, Mistakes>, names: &[String]) -> String {
+        match read {
+            Ok(_) => names.join(" "),
+            Err(mistakes) => mistakes.to_string(),
+        }
+    }
+    let mut whole = Vec::new();
+    let read_whole = read(text, "file", |map| {
+        let names = map.required("list", |value| value.list(name));
+        let other = map.required("other", Value::string);
+        whole = names?;
+        other.map(drop)
+    });
+    let mut items = Vec::new();
+    let read_items = read_with_items(
+        text,
+        "file",
+        "list",
+        |value| items.extend(name(value)),
+        |map| {
+            let list = map.required("list", |value| value.list(Some));
+            let other = map.required("other", Value::string);
+            list?;
+            other.map(drop)
+        },
+    );
+    (told(read_whole, &whole), told(read_items, &items))
+}
+
+#[test]
+fn items_that_are_read_one_by_one_are_the_same_items() {
+    for (text, expected) in [
+        ("list: [{name: a}, {name: b}]\nother: x\n", "a b"),
+        (
+            "other: x\nlist:\n- name: a\n- &b {name: b}\n- *b\n",
+            "a b b",
+        ),
+        ("other: &x y\nlist: &l\n- {name: *x}\n", "y"),
+        ("other: x\nlist: []\n", ""),
+    ] {
+        let both = both_ways(text);
+        assert_eq!(both, (expected.to_owned(), expected.to_owned()), "{text}");
+    }
+    for text in [
+        "list: [{name: a}, {nam: b}, 3]\nother: x\n",
+        "list: [{name: a}]\n",
+        "list: {name: a}\nother: x\n",
+        "list: a\nother: x\n",
+        "list:\nother: x\n",
+        "other: x\n",
+        "other: {list: [{name: a}]}\n",
+        "list: [[{name: a}]]\nother: x\n",
+        "list: [{name: a, list: [{name: b}]}]\nother: x\n",
+        "list: [{name: a}]\nlist: [{name: b}]\nother: x\n",
+        "list: [{name: a}\nother: x\n",
+        "list: *a\nother: x\n",
+        "",
+    ] {
+        let (whole, items) = both_ways(text);
+        assert_eq!(whole, items, "{text}");
+        assert!(whole.starts_with("file:"), "{text}: {whole}");
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(400))]
 

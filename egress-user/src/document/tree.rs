@@ -7,7 +7,7 @@ use std::rc::Rc;
 use saphyr_parser::{Event, Parser, ScalarStyle, ScanError, Span, Tag};
 
 use super::ledger::{Ledger, Place};
-use super::value::shown;
+use super::value::{Subject, Value, shown};
 
 /// The deepest nesting of lists and maps: several times what any of our documents has, and
 /// little enough for everything that walks down a tree, dropping it included, to recurse.
@@ -52,30 +52,35 @@ impl<'t> Node<'t> {
     }
 }
 
+/// Where the items of one list of the top map go, as soon as each of them is read, instead of
+/// into the tree: a list of a million maps is never held as a whole.
+pub(super) struct Stream<'s> {
+    pub(super) key: &'static str,
+    pub(super) item: &'s mut dyn FnMut(Value<'_>),
+}
+
 /// Parses a text that holds one document. `None` if a mistake hid the rest of the text, which
 /// then is in the ledger.
-pub(super) fn parse<'t>(text: &'t str, ledger: &Ledger) -> Option<Node<'t>> {
-    let mut tree = Tree {
-        ledger,
-        open: Vec::new(),
-        anchors: HashMap::new(),
-        aliased: 0,
-        root: None,
-    };
-    let mut parser = Parser::new_from_str(text);
-    while let Some(event) = parser.next_event() {
-        match event {
-            Ok((event, span)) => tree.take(event, place(span)).ok()?,
-            Err(error) => {
-                ledger.mistake(place_of(&error), sentence(&error, text));
-                return None;
-            }
-        }
-    }
-    if tree.root.is_none() {
+pub(super) fn parse<'t, 'l>(
+    text: &'t str,
+    ledger: &'l Ledger,
+    stream: Option<Stream<'l>>,
+) -> Option<Node<'t>> {
+    let mut tree = Tree::new(text, ledger);
+    tree.stream = stream;
+    tree.grow(text)?;
+    if tree.roots.is_empty() {
         ledger.mistake(Place::START, "the document is empty".to_owned());
     }
-    tree.root
+    tree.roots.pop()
+}
+
+/// Parses a text that holds any number of documents.
+pub(super) fn parse_all<'t>(text: &'t str, ledger: &Ledger) -> Option<Vec<Node<'t>>> {
+    let mut tree = Tree::new(text, ledger);
+    tree.many = true;
+    tree.grow(text)?;
+    Some(tree.roots)
 }
 
 /// A mistake, already in the ledger, behind which nothing can be read.
@@ -84,10 +89,14 @@ struct Stop;
 /// A tree that grows event by event.
 struct Tree<'t, 'l> {
     ledger: &'l Ledger,
+    source: Source<'t>,
+    stream: Option<Stream<'l>>,
+    /// Whether another document may follow.
+    many: bool,
     open: Vec<Open<'t>>,
     anchors: HashMap<usize, Anchored<'t>>,
     aliased: usize,
-    root: Option<Node<'t>>,
+    roots: Vec<Node<'t>>,
 }
 
 /// A list or map whose end has not come yet.
@@ -122,12 +131,44 @@ struct Size {
     depth: usize,
 }
 
-impl<'t> Tree<'t, '_> {
+impl<'t, 'l> Tree<'t, 'l> {
+    fn new(text: &'t str, ledger: &'l Ledger) -> Tree<'t, 'l> {
+        Tree {
+            ledger,
+            source: Source {
+                rest: text,
+                index: 0,
+            },
+            stream: None,
+            many: false,
+            open: Vec::new(),
+            anchors: HashMap::new(),
+            aliased: 0,
+            roots: Vec::new(),
+        }
+    }
+
+    fn grow(&mut self, text: &'t str) -> Option<()> {
+        let mut parser = Parser::new_from_str(text);
+        while let Some(event) = parser.next_event() {
+            match event {
+                Ok((event, span)) => self.take(event, place(span)).ok()?,
+                Err(error) => {
+                    self.ledger
+                        .mistake(place_of(&error), sentence(&error, text));
+                    return None;
+                }
+            }
+        }
+        Some(())
+    }
+
     fn take(&mut self, event: Event<'t>, place: Place) -> Result<(), Stop> {
         match event {
             Event::Scalar(text, style, anchor, tag) => {
                 self.refuse_tag(tag.as_deref(), place);
                 let plain = style == ScalarStyle::Plain;
+                let text = self.source.borrow(text, place.index as usize, plain);
                 let kind = Kind::Scalar { text, plain };
                 self.attach(Node { place, kind }, anchor, Size { nodes: 1, depth: 0 });
             }
@@ -141,7 +182,7 @@ impl<'t> Tree<'t, '_> {
             }
             Event::SequenceEnd | Event::MappingEnd => self.close(),
             Event::Alias(anchor) => self.alias(anchor, place)?,
-            Event::DocumentStart(_) if self.root.is_some() => {
+            Event::DocumentStart(_) if !self.many && !self.roots.is_empty() => {
                 return self.stop(place, "a second document begins here, and one is read");
             }
             Event::DocumentStart(_)
@@ -214,8 +255,17 @@ impl<'t> Tree<'t, '_> {
             self.anchors.insert(anchor, Anchored { node: shared, size });
             node = Node { place, kind };
         }
+        if let Some(stream) = &mut self.stream
+            && let [top, list] = self.open.as_slice()
+            && top.is_at(stream.key)
+            && list.is_plain_list()
+        {
+            let subject = Subject::Item(stream.key);
+            (stream.item)(Value::new(&node, subject, self.ledger));
+            return;
+        }
         let Some(open) = self.open.last_mut() else {
-            self.root = Some(node);
+            self.roots.push(node);
             return;
         };
         open.size.nodes = open.size.nodes.saturating_add(size.nodes);
@@ -266,6 +316,48 @@ impl<'t> Tree<'t, '_> {
     fn stop(&self, place: Place, sentence: &str) -> Result<(), Stop> {
         self.ledger.mistake(place, sentence.to_owned());
         Err(Stop)
+    }
+}
+
+impl Open<'_> {
+    /// Whether it is a map whose next value stands under this key.
+    fn is_at(&self, wanted: &str) -> bool {
+        matches!(&self.items, Items::Map(_, Key::Read(key, _)) if key == wanted)
+    }
+
+    /// Whether it is a list that no alias can ask for again.
+    fn is_plain_list(&self) -> bool {
+        self.anchor == 0 && matches!(self.items, Items::List(_))
+    }
+}
+
+/// What is left of the text behind the scalar that came last.
+///
+/// The parser copies every scalar. Where it stands in the text as it is, which nearly all do,
+/// the copy is given up for a borrow.
+struct Source<'t> {
+    rest: &'t str,
+    /// Characters before the rest.
+    index: usize,
+}
+
+impl<'t> Source<'t> {
+    fn borrow(&mut self, text: Cow<'t, str>, index: usize, plain: bool) -> Cow<'t, str> {
+        let Some(ahead) = index.checked_sub(self.index) else {
+            return text;
+        };
+        let mut rest = self.rest.chars();
+        if ahead > 0 {
+            rest.nth(ahead - 1);
+        }
+        (self.rest, self.index) = (rest.as_str(), index);
+        if !plain {
+            rest.next();
+        }
+        match rest.as_str().get(..text.len()) {
+            Some(same) if same == text => Cow::Borrowed(same),
+            _ => text,
+        }
     }
 }
 

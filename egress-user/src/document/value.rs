@@ -197,6 +197,50 @@ impl<'d> Value<'d> {
         value
     }
 
+    /// The value under a key, if this is a map that has it. Demands nothing, as
+    /// [`Value::items`] and [`Value::word`]: for documents that others define.
+    pub fn get(self, key: &str) -> Option<Value<'d>> {
+        let Kind::Map(entries) = self.node.kind() else {
+            return None;
+        };
+        let entry = entries.iter().find(|entry| entry.key == key)?;
+        Some(Value::new(
+            &entry.value,
+            Subject::Key(&entry.key),
+            self.ledger,
+        ))
+    }
+
+    /// The keys of a map with their values; none if it is no map.
+    pub fn entries(self) -> impl Iterator<Item = (&'d str, Value<'d>)> {
+        let entries = match self.node.kind() {
+            Kind::Map(entries) => entries.as_slice(),
+            _ => &[],
+        };
+        entries.iter().map(move |entry| {
+            let subject = Subject::Key(&entry.key);
+            (&*entry.key, Value::new(&entry.value, subject, self.ledger))
+        })
+    }
+
+    /// The items of a list; none if it is no list.
+    pub fn items(self) -> impl Iterator<Item = Value<'d>> {
+        let nodes = match self.node.kind() {
+            Kind::List(nodes) => nodes.as_slice(),
+            _ => &[],
+        };
+        let subject = Subject::Item(self.subject.key());
+        nodes
+            .iter()
+            .map(move |node| Value::new(node, subject, self.ledger))
+    }
+
+    /// The text of a scalar, if it is one and says something.
+    pub fn word(self) -> Option<&'d str> {
+        let (text, _) = self.scalar()?;
+        Some(text).filter(|text| !text.is_empty())
+    }
+
     /// The line it stands on, counted from 1.
     pub fn line(self) -> u32 {
         self.node.place.line

@@ -1,9 +1,10 @@
 //! A policy as it is typed: `--allow '*.wikipedia.org' --deny upload.wikimedia.org`.
 
 use super::host::Host;
-use super::rule::{Effect, Listed, PortRange, Rule};
+use super::rule::{Effect, PortRange, Scope};
+use super::text::Draft;
 use super::{DEFAULT_PORT, Mode};
-use crate::document::{Loaded, Mistake, Mistakes};
+use crate::document::{Mistake, Mistakes};
 
 /// The flags that make or change a policy.
 #[derive(Clone, Copy, Debug, Default)]
@@ -19,32 +20,30 @@ pub struct Flags<'a> {
 }
 
 impl Flags<'_> {
-    /// The rules that the flags make.
-    pub(super) fn rules(&self) -> Result<Loaded<Vec<Listed>>, Mistakes> {
+    /// Adds the rules that the flags make to a draft.
+    pub(super) fn add_to(&self, draft: &mut Draft) -> Result<Vec<Mistake>, Mistakes> {
         let mut mistakes = Vec::new();
         let mut warnings = Vec::new();
-        let mut rules = Vec::new();
-        let ports = self.port_ranges(&mut mistakes);
+        let scope = draft.scope(Scope {
+            from: None,
+            ports: self.port_ranges(&mut mistakes).into(),
+        });
         for (name, effect, typed) in self.named() {
-            let mut hosts = Vec::with_capacity(typed.len());
+            let rule = draft.add(name, effect, &scope);
             for text in typed {
                 let label = format!("--{name} '{text}'");
                 match Host::parse(text) {
                     Ok(host) => {
                         let warning = host.warning(effect);
                         warnings.extend(warning.map(|sentence| Mistake::new(label, sentence)));
-                        hosts.push(host);
+                        draft.hosts.insert(&host, rule);
                     }
                     Err(error) => mistakes.push(Mistake::new(label, error.to_string())),
                 }
             }
-            rules.push((Rule::for_everyone(name, effect, &ports), hosts));
         }
         Mistakes::check(mistakes)?;
-        Ok(Loaded {
-            value: rules,
-            warnings,
-        })
+        Ok(warnings)
     }
 
     /// Whether the flags make a rule of this name.

@@ -1,10 +1,13 @@
 //! From a name to the rules that list it, the most specific host first.
 
-use std::collections::HashMap;
+mod table;
+
+use std::hint::black_box;
 use std::iter;
 
 use super::host::Host;
-use super::rule::{Effect, Rule};
+use super::rule::Rule;
+use table::{Names, Table};
 
 /// Suffixes of names that mean something else in every network: loopback (RFC 6761 §6.3),
 /// multicast DNS and with it the usual cluster domain (RFC 6762 §3), the private-use top
@@ -13,15 +16,14 @@ const INSIDE: [&str; 4] = ["localhost", "local", "internal", "home.arpa"];
 
 /// All hosts of all rules.
 ///
-/// A name costs one look-up for itself and one for each of its parents. The rules of a host
-/// are a chain of links, so that a host costs one link a rule, and a million hosts of one
-/// rule are no million vectors.
+/// A name costs one look-up for itself and one for each of its parents.
 #[derive(Debug, Default)]
 pub(super) struct Index {
-    /// A name, and the head of the chain of the rules that list it.
-    exact: HashMap<Box<str>, Chain>,
+    names: Names,
+    /// A name, and the rules that list it.
+    exact: Table,
     /// A parent, and the rules that list `*.parent`.
-    below: HashMap<Box<str>, Chain>,
+    below: Table,
     /// The rules that list `*`.
     any: Chain,
     /// Those of them that reach names inside, too.
@@ -29,89 +31,140 @@ pub(super) struct Index {
     links: Vec<Link>,
 }
 
-/// The position of the first link of a chain; no link is there if the chain is empty.
+/// Rules in the order of the document: the first, and the position of the link to the next
+/// one. Neither is there in an empty chain.
 #[derive(Clone, Copy, Debug)]
-struct Chain(usize);
+struct Chain {
+    rule: u32,
+    next: u32,
+}
+
+/// No rule, or no link.
+const NONE: u32 = u32::MAX;
+
+/// What stands behind the first rule of a chain.
+type Link = Chain;
 
 impl Default for Chain {
     fn default() -> Chain {
-        Chain(usize::MAX)
+        Chain {
+            rule: NONE,
+            next: NONE,
+        }
     }
-}
-
-#[derive(Debug)]
-struct Link {
-    /// A position in the list of rules.
-    rule: usize,
-    next: Chain,
 }
 
 impl Index {
-    /// An index of rules, each with its hosts.
-    pub(super) fn new(rules: &[Rule], hosts: Vec<Vec<Host>>) -> Index {
-        let mut index = Index::with_room_for(&hosts);
-        // From the last to the first, since a chain grows at its head.
-        let numbered = rules.iter().zip(hosts).enumerate();
-        for (number, (rule, hosts)) in numbered.rev() {
-            for host in hosts {
-                index.insert(host, number, rule.effect);
-            }
-        }
-        index
-    }
-
     /// The rules that list a name, by position, the most specific host first and those of
     /// one host in the order of the document. A rule that lists it twice may come twice.
     pub(super) fn rules(&self, name: &str) -> impl Iterator<Item = usize> {
-        let exact = self.exact.get(name).copied();
-        let below = parents(name).filter_map(|parent| self.below.get(parent).copied());
+        // First everything that the look-ups will wait for, so that they wait once.
+        let fetched = parents(name).fold(self.exact.fetch(name), |fetched, parent| {
+            fetched ^ self.below.fetch(parent)
+        });
+        black_box(fetched);
+        let exact = self.exact.find(name, &self.names);
+        let below = parents(name).map(|parent| self.below.find(parent, &self.names));
         let any = if is_inside(name) {
             self.any_inside
         } else {
             self.any
         };
-        exact
-            .into_iter()
+        iter::once(exact)
             .chain(below)
             .chain([any])
             .flat_map(|chain| self.walk(chain))
     }
 
     fn walk(&self, chain: Chain) -> impl Iterator<Item = usize> {
-        let link = |chain: Chain| self.links.get(chain.0);
-        iter::successors(link(chain), move |last| link(last.next)).map(|link| link.rule)
-    }
-
-    fn with_room_for(hosts: &[Vec<Host>]) -> Index {
-        let count = |of: fn(&Host) -> bool| hosts.iter().flatten().filter(|host| of(host)).count();
-        Index {
-            exact: HashMap::with_capacity(count(|host| matches!(host, Host::Exact(_)))),
-            below: HashMap::with_capacity(count(|host| matches!(host, Host::Below(_)))),
-            links: Vec::with_capacity(count(|_| true)),
-            ..Index::default()
-        }
-    }
-
-    fn insert(&mut self, host: Host, rule: usize, effect: Effect) {
-        let links = &mut self.links;
-        match host {
-            Host::Exact(name) => prepend(links, self.exact.entry(name).or_default(), rule),
-            Host::Below(parent) => prepend(links, self.below.entry(parent).or_default(), rule),
-            Host::Any => {
-                prepend(links, &mut self.any, rule);
-                // A wildcard must not open what nobody thought of; closing it does no harm.
-                if effect != Effect::Allow {
-                    prepend(links, &mut self.any_inside, rule);
-                }
-            }
-        }
+        let first = (chain.rule != NONE).then_some(chain);
+        // `NONE` is a position, too: one that no link is at.
+        iter::successors(first, |last| self.links.get(last.next as usize).copied())
+            .map(|link| link.rule as usize)
     }
 }
 
-fn prepend(links: &mut Vec<Link>, chain: &mut Chain, rule: usize) {
-    let next = *chain;
-    *chain = Chain(links.len());
-    links.push(Link { rule, next });
+/// Hosts as they are read, before their order is known to be complete.
+#[derive(Debug, Default)]
+pub(super) struct Builder {
+    names: Names,
+    exact: Vec<Listing>,
+    below: Vec<Listing>,
+    any: Vec<u32>,
+}
+
+/// A host of one rule.
+#[derive(Debug)]
+struct Listing {
+    name: u32,
+    rule: u32,
+}
+
+impl Builder {
+    /// Notes a host of the rule that stands at this position.
+    pub(super) fn insert(&mut self, host: &Host, rule: usize) {
+        // A document is much too small for as many rules, and for names of 4 GiB.
+        let rule = u32::try_from(rule).unwrap_or(NONE);
+        match host {
+            Host::Exact(name) => {
+                let name = self.names.add(name);
+                self.exact.push(Listing { name, rule });
+            }
+            Host::Below(parent) => {
+                let name = self.names.add(parent);
+                self.below.push(Listing { name, rule });
+            }
+            Host::Any => self.any.push(rule),
+        }
+    }
+
+    /// The index of all that was noted.
+    pub(super) fn finish(self, rules: &[Rule]) -> Index {
+        let mut names = self.names;
+        names.close();
+        let mut links = Vec::new();
+        let mut index = Index {
+            exact: table(self.exact, &names, &mut links),
+            below: table(self.below, &names, &mut links),
+            names,
+            links,
+            ..Index::default()
+        };
+        for &rule in self.any.iter().rev() {
+            prepend(&mut index.any, rule, &mut index.links);
+            // A wildcard must not open what nobody thought of; closing it does no harm.
+            if rules
+                .get(rule as usize)
+                .is_some_and(|rule| rule.effect.is_deny())
+            {
+                prepend(&mut index.any_inside, rule, &mut index.links);
+            }
+        }
+        index.links.shrink_to_fit();
+        index
+    }
+}
+
+fn table(listings: Vec<Listing>, names: &Names, links: &mut Vec<Link>) -> Table {
+    let mut table = Table::with_capacity(listings.len());
+    // From the last to the first, since a chain grows at its head.
+    for Listing { name, rule } in listings.into_iter().rev() {
+        if let Some(chain) = table.chain_mut(name, names) {
+            prepend(chain, rule, links);
+        }
+    }
+    table
+}
+
+fn prepend(chain: &mut Chain, rule: u32, links: &mut Vec<Link>) {
+    let next = match chain.rule {
+        NONE => NONE,
+        _ => {
+            links.push(*chain);
+            u32::try_from(links.len() - 1).unwrap_or(NONE)
+        }
+    };
+    *chain = Chain { rule, next };
 }
 
 /// `b.c` and `c` for `a.b.c`.
@@ -119,6 +172,7 @@ fn parents(name: &str) -> impl Iterator<Item = &str> {
     iter::successors(parent(name), |name| parent(name))
 }
 
+/// `b.c` for `a.b.c`.
 fn parent(name: &str) -> Option<&str> {
     name.split_once('.').map(|(_, parent)| parent)
 }
@@ -131,3 +185,6 @@ fn is_inside(name: &str) -> bool {
     };
     !name.contains('.') || INSIDE.into_iter().any(below)
 }
+
+#[cfg(test)]
+mod tests;

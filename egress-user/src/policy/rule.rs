@@ -2,22 +2,25 @@
 
 use std::sync::Arc;
 
-use super::host::Host;
 use super::selector::{Fit, Selector};
 use crate::workload::Workload;
 
-/// A rule without its hosts, which the index holds.
+/// A rule without its hosts, which the index holds. Small, since there may be a million.
 #[derive(Debug)]
 pub(super) struct Rule {
     pub(super) name: Arc<str>,
     pub(super) effect: Effect,
+    /// Shared by the rules that say the same here.
+    pub(super) scope: Arc<Scope>,
+}
+
+/// Whom and which ports a rule is about.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub(super) struct Scope {
     /// Whom the rule is for; `None` is everyone.
     pub(super) from: Option<Box<[Selector]>>,
     pub(super) ports: Box<[PortRange]>,
 }
-
-/// A rule with its hosts, before they go into the index.
-pub(super) type Listed = (Rule, Vec<Host>);
 
 /// What a rule does to the connections that it fits.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -29,17 +32,17 @@ pub(super) enum Effect {
     TryDeny,
 }
 
-impl Rule {
-    /// A rule that does not ask who connects.
-    pub(super) fn for_everyone(name: &str, effect: Effect, ports: &[PortRange]) -> Rule {
-        Rule {
-            name: name.into(),
-            effect,
-            from: None,
-            ports: ports.into(),
+impl Effect {
+    /// Whether it is about refusing, in earnest or on trial.
+    pub(super) fn is_deny(self) -> bool {
+        match self {
+            Effect::Allow => false,
+            Effect::Deny | Effect::TryDeny => true,
         }
     }
+}
 
+impl Rule {
     /// Whether the rule is for this workload. What is not known of it is held against it:
     /// whoever may be meant is denied, and only who is certainly meant is allowed.
     pub(super) fn is_for(&self, workload: &Workload) -> bool {
@@ -47,7 +50,7 @@ impl Rule {
             Effect::Allow => Fit::Yes,
             Effect::Deny | Effect::TryDeny => Fit::Unknown,
         };
-        self.from.as_ref().is_none_or(|selectors| {
+        self.scope.from.as_ref().is_none_or(|selectors| {
             let mut fits = selectors.iter().map(|selector| selector.fit(workload));
             fits.any(|fit| fit >= enough)
         })
@@ -55,12 +58,12 @@ impl Rule {
 
     /// Whether the rule is about this port.
     pub(super) fn has_port(&self, port: u16) -> bool {
-        self.ports.iter().any(|range| range.contains(port))
+        self.scope.ports.iter().any(|range| range.contains(port))
     }
 }
 
 /// Ports from the first to the last, both included.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(super) struct PortRange {
     first: u16,
     last: u16,

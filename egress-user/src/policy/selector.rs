@@ -3,7 +3,7 @@
 use crate::workload::Workload;
 
 /// One entry of `from`: everything it names must be so.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(super) struct Selector {
     pub(super) namespace: Option<Box<str>>,
     pub(super) service_account: Option<Box<str>>,
@@ -60,7 +60,7 @@ impl Fit {
 
 /// A cgroup and everything below it: a path in which `*` stands for any characters of one
 /// component.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(super) struct CgroupPattern(Box<str>);
 
 /// What is wrong with a cgroup pattern.

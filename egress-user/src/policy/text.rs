@@ -1,10 +1,15 @@
 //! The policy document: from YAML to rules.
 
-use std::cell::RefCell;
-use std::collections::HashMap;
+use std::cell::Cell;
+use std::collections::HashSet;
+use std::hash::BuildHasher;
+use std::sync::Arc;
+
+use hashbrown::{DefaultHashBuilder, HashTable, hash_table::Entry};
 
 use super::host::Host;
-use super::rule::{Effect, Listed, PortRange, Rule};
+use super::index::Builder;
+use super::rule::{Effect, PortRange, Rule, Scope};
 use super::selector::{CgroupPattern, Selector};
 use super::{DEFAULT_PORT, Flags, Mode};
 use crate::document::{self, Loaded, Map, Mistakes, Value};
@@ -18,12 +23,35 @@ const MAX_NAME: usize = 63;
 /// The highest user id; the one above means "none" to the kernel.
 const MAX_UID: u32 = u32::MAX - 1;
 
-/// What a policy file says.
+/// A policy while it is read.
 #[derive(Debug, Default)]
-pub(super) struct Document {
-    pub(super) mode: Mode,
-    /// In the order of the file.
-    pub(super) rules: Vec<Listed>,
+pub(super) struct Draft {
+    /// In the order of the file. A rule with a mistake holds its place.
+    pub(super) rules: Vec<Rule>,
+    pub(super) hosts: Builder,
+    scopes: HashSet<Arc<Scope>>,
+}
+
+impl Draft {
+    /// Adds a rule without hosts and gives its position.
+    pub(super) fn add(&mut self, name: &str, effect: Effect, scope: &Arc<Scope>) -> usize {
+        self.rules.push(Rule {
+            name: name.into(),
+            effect,
+            scope: Arc::clone(scope),
+        });
+        self.rules.len() - 1
+    }
+
+    /// The one copy of a scope.
+    pub(super) fn scope(&mut self, scope: Scope) -> Arc<Scope> {
+        if let Some(known) = self.scopes.get(&scope) {
+            return Arc::clone(known);
+        }
+        let scope = Arc::new(scope);
+        self.scopes.insert(Arc::clone(&scope));
+        scope
+    }
 }
 
 /// Reads the text of a policy file that will stand together with some flags.
@@ -31,19 +59,30 @@ pub(super) fn read(
     text: &str,
     label: &str,
     flags: &Flags<'_>,
-) -> Result<Loaded<Document>, Mistakes> {
-    document::read(text, label, |map| {
-        let names = Names::new(flags);
-        let version = map.required("version", version);
-        let mode = map.or("mode", Mode::Enforce, mode);
-        let rules = map.required("rules", |value| {
-            value.list(|value| value.map(|map| rule(map, &names)))
-        });
-        version?;
-        Some(Document {
-            mode,
-            rules: rules?,
-        })
+) -> Result<Loaded<(Mode, Draft)>, Mistakes> {
+    let mut draft = Draft::default();
+    let mut names = Names::new(flags);
+    let whole = Cell::new(true);
+    let loaded = document::read_with_items(
+        text,
+        label,
+        "rules",
+        |value| {
+            let read = value.map(|map| rule(map, &mut draft, &mut names));
+            whole.set(whole.get() && read.is_some());
+        },
+        |map| {
+            let version = map.required("version", version);
+            let mode = map.or("mode", Mode::Enforce, mode);
+            let rules = map.required("rules", |value| value.list(Some));
+            version?;
+            rules?;
+            whole.get().then_some(mode)
+        },
+    )?;
+    Ok(Loaded {
+        value: (loaded.value, draft),
+        warnings: loaded.warnings,
     })
 }
 
@@ -60,25 +99,30 @@ fn mode(value: Value<'_>) -> Option<Mode> {
     value.one_of(&[Mode::Enforce, Mode::Audit].map(|mode| (mode.as_str(), mode)))
 }
 
-fn rule<'d>(map: &Map<'d>, names: &Names<'d, '_>) -> Option<Listed> {
-    let name = map.required("name", |value| names.claim(value));
+fn rule(map: &Map<'_>, draft: &mut Draft, names: &mut Names<'_>) -> Option<()> {
     let effect = effect(map);
     let from = map.optional("from", |value| {
         value.non_empty_list(|value| value.map(selector))
     });
-    let hosts = map.required("hosts", |value| {
-        value.non_empty_list(|value| host(value, effect))
-    });
     let ports = map.or("ports", vec![PortRange::one(DEFAULT_PORT)], |value| {
         value.non_empty_list(|value| value.parse(PortRange::parse))
     });
-    let rule = Rule {
-        name: name?.into(),
-        effect,
+    let scope = draft.scope(Scope {
         from: from.map(Vec::into_boxed_slice),
         ports: ports.into_boxed_slice(),
-    };
-    Some((rule, hosts?))
+    });
+    let position = map.required("name", |value| {
+        let name = names.claim(value, &draft.rules)?;
+        Some(draft.add(name, effect, &scope))
+    });
+    let hosts = map.required("hosts", |value| {
+        value.non_empty_list(|value| {
+            let host = host(value, effect)?;
+            draft.hosts.insert(&host, position?);
+            Some(())
+        })
+    });
+    hosts.map(drop)
 }
 
 fn effect(map: &Map<'_>) -> Effect {
@@ -129,21 +173,27 @@ fn kubernetes_name(value: Value<'_>) -> Option<Box<str>> {
 }
 
 /// The names of rules, each of which may be used once.
-struct Names<'d, 'f> {
+struct Names<'f> {
     flags: &'f Flags<'f>,
-    /// Name to line.
-    taken: RefCell<HashMap<&'d str, u32>>,
+    /// Positions of rules, by their names.
+    taken: HashTable<u32>,
+    /// The line of each rule.
+    lines: Vec<u32>,
+    hasher: DefaultHashBuilder,
 }
 
-impl<'d, 'f> Names<'d, 'f> {
-    fn new(flags: &'f Flags<'f>) -> Names<'d, 'f> {
+impl<'f> Names<'f> {
+    fn new(flags: &'f Flags<'f>) -> Names<'f> {
         Names {
             flags,
-            taken: RefCell::default(),
+            taken: HashTable::new(),
+            lines: Vec::new(),
+            hasher: DefaultHashBuilder::default(),
         }
     }
 
-    fn claim(&self, value: Value<'d>) -> Option<&'d str> {
+    /// The name of the rule that comes next behind `rules`, if it may be had.
+    fn claim<'d>(&mut self, value: Value<'d>, rules: &[Rule]) -> Option<&'d str> {
         let name = value.text()?;
         let known = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-');
         if name.len() > MAX_NAME || !name.bytes().all(known) {
@@ -156,9 +206,23 @@ impl<'d, 'f> Names<'d, 'f> {
                 "`{name}` is the name of the rule that `--{name}` makes; give this one another"
             ));
         }
-        match self.taken.borrow_mut().insert(name, value.line()) {
-            None => Some(name),
-            Some(line) => value.mistake(format!("the rule on line {line} is named `{name}` too")),
+        let name_of = |position: u32| rules.get(position as usize).map_or(name, |rule| &rule.name);
+        let hash = |name: &str| self.hasher.hash_one(name);
+        let entry = self.taken.entry(
+            hash(name),
+            |&position| name_of(position) == name,
+            |&position| hash(name_of(position)),
+        );
+        match entry {
+            Entry::Vacant(place) => {
+                place.insert(u32::try_from(rules.len()).unwrap_or(u32::MAX));
+                self.lines.push(value.line());
+                Some(name)
+            }
+            Entry::Occupied(other) => {
+                let line = self.lines.get(*other.get() as usize).unwrap_or(&0);
+                value.mistake(format!("the rule on line {line} is named `{name}` too"))
+            }
         }
     }
 }
