@@ -42,6 +42,8 @@ pub struct Setup<'a> {
     pub gateway_identity: &'a Path,
     /// The certificate authorities that both trust, as a PEM file.
     pub bundle: &'a Path,
+    /// Revocation lists that both read, as a PEM file.
+    pub crl: Option<&'a Path>,
     /// What the agent must answer with 200 before it counts as started: `/readyz` as a rule.
     pub agent_answers: &'a str,
     /// How long a drain may take, such as `60s`.
@@ -288,13 +290,16 @@ fn start(
     let configuration = home.join(format!("{hop}.yaml"));
     let text = format!(
         "policy: {hop}-policy.yaml\n\
-         tls:\n  certificate: {identity}/{hop}.pem\n  key: {identity}/{hop}-key.pem\n  bundle: {bundle}\n\
+         tls:\n  certificate: {identity}/{hop}.pem\n  key: {identity}/{hop}-key.pem\n  bundle: {bundle}\n{crl}\
          log: {{file: {home}/{hop}.jsonl, format: json}}\n\
          admin: {ADMIN}\n\
          drain: {drain}\n\
          {section}",
         identity = identity.display(),
         bundle = setup.bundle.display(),
+        crl = setup
+            .crl
+            .map_or_else(String::new, |crl| format!("  crl: {}\n", crl.display())),
         home = home.display(),
         drain = setup.drain,
     );

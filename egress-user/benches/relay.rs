@@ -10,7 +10,6 @@
 )]
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use egress_user::addr::{ClientAddr, OriginAddr, OriginalDst};
@@ -119,8 +118,8 @@ async fn tunnels() -> (AgentTunnel, GatewayTunnel) {
     };
     let (agent, gateway) = (issue("/agent/a"), issue("/gateway/g"));
     let trusted = [IdPattern::Exactly(gateway.id().clone())];
-    let connector = TlsConnector::from(Arc::new(tls::agent_config(&agent, &trusted).unwrap()));
-    let acceptor = TlsAcceptor::from(Arc::new(tls::gateway_config(&gateway).unwrap()));
+    let connector = TlsConnector::from(tls::agent_end(&agent, &trusted).unwrap().config());
+    let acceptor = TlsAcceptor::from(tls::gateway_end(&gateway).unwrap().config());
     let (near, far) = sockets().await;
     let name = ServerName::IpAddress(near.peer_addr().unwrap().ip().into());
     let (client, server) = tokio::join!(connector.connect(name, near), acceptor.accept(far));

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use crate::document::{self, Map, Mistake, Mistakes, Value};
 use crate::record::{LogFormat, Target};
+use crate::tunnel::tls::CredentialFiles;
 
 /// The longest grace that a drain may be given.
 const MAX_DRAIN: Duration = Duration::from_secs(3600);
@@ -30,6 +31,8 @@ pub struct Common {
     pub key: Option<PathBuf>,
     /// Certificates of the CAs that vouch for the other half, PEM.
     pub bundle: Option<PathBuf>,
+    /// Revocation lists of those CAs, PEM.
+    pub crl: Option<PathBuf>,
     /// Where records go; `-` is standard output.
     pub log: Option<PathBuf>,
     /// The form of the records.
@@ -40,24 +43,13 @@ pub struct Common {
     pub drain: Option<Duration>,
 }
 
-/// The certificate files of one half.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct TlsFiles {
-    /// Certificate chain, PEM.
-    pub certificate: PathBuf,
-    /// Private key, PEM.
-    pub key: PathBuf,
-    /// Certificates of the CAs that vouch for the other half, PEM.
-    pub bundle: PathBuf,
-}
-
 /// [`Common`], complete.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Base {
     /// The policy document.
     pub policy: PathBuf,
     /// The certificate files.
-    pub tls: TlsFiles,
+    pub tls: CredentialFiles,
     /// Where records go.
     pub log: Target,
     /// The form of the records.
@@ -79,6 +71,7 @@ impl Common {
             certificate: tls.certificate,
             key: tls.key,
             bundle: tls.bundle,
+            crl: tls.crl,
             log: log.file,
             log_format: log.format,
             admin: map.optional("admin", Value::socket_addr),
@@ -93,6 +86,7 @@ impl Common {
             certificate: self.certificate.or(file.certificate),
             key: self.key.or(file.key),
             bundle: self.bundle.or(file.bundle),
+            crl: self.crl.or(file.crl),
             log: self.log.or(file.log),
             log_format: self.log_format.or(file.log_format),
             admin: self.admin.or(file.admin),
@@ -110,6 +104,7 @@ impl Common {
             &mut self.certificate,
             &mut self.key,
             &mut self.bundle,
+            &mut self.crl,
             &mut self.log,
         ];
         for path in paths.into_iter().flatten() {
@@ -131,10 +126,11 @@ impl Common {
             .map_or(Target::Stdout, Target::from_path);
         Some(Base {
             policy: policy?,
-            tls: TlsFiles {
+            tls: CredentialFiles {
                 certificate: certificate?,
                 key: key?,
                 bundle: bundle?,
+                crl: self.crl,
             },
             log,
             log_format: self.log_format.unwrap_or_default(),
@@ -149,6 +145,7 @@ struct TlsPaths {
     certificate: Option<PathBuf>,
     key: Option<PathBuf>,
     bundle: Option<PathBuf>,
+    crl: Option<PathBuf>,
 }
 
 impl TlsPaths {
@@ -157,6 +154,7 @@ impl TlsPaths {
             certificate: map.optional("certificate", Value::path),
             key: map.optional("key", Value::path),
             bundle: map.optional("bundle", Value::path),
+            crl: map.optional("crl", Value::path),
         })
     }
 }

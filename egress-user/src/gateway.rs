@@ -14,13 +14,13 @@ use std::time::Duration;
 use rustls::ServerConfig;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
-use tokio_rustls::TlsAcceptor;
 
 use crate::addr::AgentAddr;
 use crate::drain::Drain;
 use crate::in_force::InForce;
 use crate::record::Recorder;
 use crate::tunnel::identity::IdPattern;
+use crate::tunnel::tls::InUse;
 use resolve::{ResolveOptions, Resolver, ResolverError};
 
 /// Limits of the gateway, each with its reason.
@@ -58,7 +58,7 @@ pub struct GatewayParts {
     /// Where agents connect.
     pub listen: SocketAddr,
     /// TLS with client authentication.
-    pub tls: Arc<ServerConfig>,
+    pub tls: InUse<ServerConfig>,
     /// Agents that may open tunnels.
     pub agents: Vec<IdPattern>,
     /// The policy in force; swapped on reload.
@@ -88,7 +88,7 @@ pub enum BindError {
 }
 
 struct Shared {
-    tls: TlsAcceptor,
+    tls: InUse<ServerConfig>,
     agents: Vec<IdPattern>,
     policy: InForce,
     resolver: Resolver,
@@ -114,7 +114,7 @@ impl Gateway {
         let listener = TcpListener::bind(parts.listen).await.map_err(failed)?;
         let addr = listener.local_addr().map_err(failed)?;
         let shared = Shared {
-            tls: TlsAcceptor::from(parts.tls),
+            tls: parts.tls,
             agents: parts.agents,
             policy: parts.policy,
             resolver: Resolver::new(parts.resolve)?,

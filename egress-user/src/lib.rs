@@ -28,6 +28,7 @@ pub mod record;
 pub mod refusal;
 pub mod relay;
 pub mod reload;
+pub mod renewal;
 pub mod resolvers;
 pub mod run;
 pub mod tunnel;

@@ -116,7 +116,32 @@ impl TrialCa {
             certificates: params.signed_by(&key, &self.issuer)?.pem(),
             key: key.serialize_pem(),
             trust_bundle: self.certificate_pem(),
+            crl: None,
         })
+    }
+
+    /// A revocation list with these certificates, PEM; a newer one is due at the end of `validity`.
+    #[cfg(test)]
+    pub(crate) fn revoke(&self, certificates: &[&str], validity: Validity) -> String {
+        let revoked = certificates.iter().map(|certificate| {
+            let (_, pem) = x509_parser::pem::parse_x509_pem(certificate.as_bytes()).unwrap();
+            let serial = pem.parse_x509().unwrap().raw_serial().to_vec();
+            rcgen::RevokedCertParams {
+                serial_number: serial.into(),
+                revocation_time: validity.not_before,
+                reason_code: None,
+                invalidity_date: None,
+            }
+        });
+        let list = rcgen::CertificateRevocationListParams {
+            this_update: validity.not_before,
+            next_update: validity.not_after,
+            crl_number: 1.into(),
+            issuing_distribution_point: None,
+            revoked_certs: revoked.collect(),
+            key_identifier_method: rcgen::KeyIdMethod::Sha256,
+        };
+        list.signed_by(&self.issuer).unwrap().pem().unwrap()
     }
 
     /// The CA's certificate: the trust bundle of its domain.

@@ -25,6 +25,7 @@ use crate::in_force::InForce;
 use crate::policy::Admitted;
 use crate::tunnel::frame::{FrameHeader, HEADER_LEN, Kind, MAX_DATA, ResetCode};
 use crate::tunnel::stream::{Incoming, Transport, Tunnel, TunnelError};
+use crate::tunnel::tls::Peer;
 use crate::workload::Workload;
 
 /// One frame that fills one TLS record.
@@ -66,6 +67,9 @@ pub enum RelayError {
     /// A policy that came into force meanwhile refuses the connection.
     #[error("the policy in force refuses it now")]
     PolicyChanged,
+    /// The certificates in use do not vouch any more for the other end of the tunnel.
+    #[error("the other end of the tunnel is not trusted any more")]
+    PeerRejected(&'static str),
 }
 
 impl RelayError {
@@ -77,6 +81,7 @@ impl RelayError {
             RelayError::Idle => ResetCode::IdleTimeout,
             RelayError::Drained => ResetCode::Shutdown,
             RelayError::PolicyChanged => ResetCode::PolicyChanged,
+            RelayError::PeerRejected(_) => ResetCode::PeerRejected,
         }
     }
 }
@@ -134,6 +139,17 @@ pub async fn interruption(
     tokio::select! {
         () = drain.forced() => RelayError::Drained,
         () = in_force.refuses(admitted, workload, connection) => RelayError::PolicyChanged,
+    }
+}
+
+/// As `interruption`, or because the other end of the tunnel is not trusted any more.
+pub async fn or_rejected<C>(
+    interruption: impl Future<Output = RelayError>,
+    peer: &mut Peer<C>,
+) -> RelayError {
+    tokio::select! {
+        error = interruption => error,
+        reason = peer.rejected() => RelayError::PeerRejected(reason),
     }
 }
 

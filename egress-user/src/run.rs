@@ -228,7 +228,7 @@ impl Halves {
         let identities = Identities::new()?;
         let gateway = Gateway::bind(GatewayParts {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
-            tls: Arc::new(tls::gateway_config(&identities.gateway)?),
+            tls: tls::in_use(tls::gateway_end(&identities.gateway)?).1,
             agents: vec![IdPattern::Exactly(identities.agent.id().clone())],
             policy: self.policy.clone(),
             resolve: self.resolve,
@@ -241,11 +241,11 @@ impl Halves {
             port: gateway.addr().port(),
         };
         let trusted = [IdPattern::Exactly(identities.gateway.id().clone())];
-        let config = Arc::new(tls::agent_config(&identities.agent, &trusted)?);
+        let (_, tls) = tls::in_use(tls::agent_end(&identities.agent, &trusted)?);
         let metrics = self.recorder.metrics().clone();
         let parts = AgentParts {
             flows: capture.flows(),
-            tunnels: Tunnels::new(vec![endpoint], config, metrics),
+            tunnels: Tunnels::new(vec![endpoint], tls, metrics),
             policy: self.policy,
             recorder: self.recorder,
             cgroups,

@@ -69,6 +69,10 @@ const CRATES: &[Rule] = &[
         only: &["run"],
     },
     Rule {
+        name: "webpki",
+        only: &["tunnel/tls"],
+    },
+    Rule {
         name: "tls_parser",
         only: &["hello"],
     },

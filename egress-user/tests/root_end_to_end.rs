@@ -20,6 +20,8 @@ mod admin;
 mod bulk;
 #[path = "root_end_to_end/carried.rs"]
 mod carried;
+#[path = "root_end_to_end/certificates.rs"]
+mod certificates;
 #[path = "root_end_to_end/discovery.rs"]
 mod discovery;
 #[path = "root_end_to_end/drain.rs"]

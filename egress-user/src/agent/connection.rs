@@ -248,10 +248,11 @@ async fn carry(
     record: &mut Pending,
     (drain, in_force): (&mut Drain, &mut InForce),
 ) -> Result<(), Ending> {
-    let tunnel = stream.lease.tunnel();
+    let (tunnel, peer) = stream.lease.parts();
     let idle = shared.limits.idle;
     let (admitted, workload) = (&stream.admitted, &record.workload);
     let interruption = relay::interruption(drain, in_force, admitted, workload, record.connection);
+    let interruption = relay::or_rejected(interruption, peer);
     let carried = relay::carry(&mut accepted.socket, tunnel, idle, interruption).await;
     note_carried(record, &carried);
     match carried.result {
@@ -287,6 +288,7 @@ fn cut(error: &RelayError, record: &mut Pending) -> Refusal {
         RelayError::Tunnel(error) => (error.reason(), ClosedBy::Egress),
         RelayError::Idle => ("idle", ClosedBy::Egress),
         RelayError::Drained => ("drained", ClosedBy::Egress),
+        RelayError::PeerRejected(reason) => (*reason, ClosedBy::Egress),
         RelayError::PolicyChanged => return policy_changed(record),
     };
     record.closed_by.get_or_insert(by);

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use rustls::ClientConfig;
 use rustls::pki_types::ServerName as TlsServerName;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
@@ -20,7 +21,7 @@ use crate::tunnel;
 use crate::tunnel::frame::{ResetCode, Role};
 use crate::tunnel::identity::SpiffeId;
 use crate::tunnel::stream::{Tunnel, tls_error, tune};
-use crate::tunnel::tls::{self, PeerError};
+use crate::tunnel::tls::{self, InUse, Peer, PeerError};
 
 /// Warm tunnels that are kept; more than this many finished streams at once
 /// close theirs. One costs about 40 KiB at each end.
@@ -126,7 +127,7 @@ impl DialError {
 pub struct Tunnels {
     gateways: Vec<Endpoint>,
     next: AtomicUsize,
-    tls: TlsConnector,
+    tls: InUse<ClientConfig>,
     metrics: Arc<Metrics>,
     idle: Mutex<Vec<Warm>>,
     reachable: AtomicBool,
@@ -136,7 +137,7 @@ struct Warm {
     tunnel: AgentTunnel,
     endpoint: usize,
     gateway: GatewayAddr,
-    peer: SpiffeId,
+    peer: Peer<ClientConfig>,
     since: Instant,
 }
 
@@ -169,17 +170,24 @@ impl Tried {
     }
 }
 
+impl Warm {
+    /// Whether it can carry another stream, with certificates that are in use and valid.
+    fn is_usable(&mut self) -> bool {
+        self.tunnel.is_usable() && self.peer.is_current()
+    }
+}
+
 impl Tunnels {
     /// A pool that dials these gateways with this configuration.
     pub fn new(
         gateways: Vec<Endpoint>,
-        config: Arc<rustls::ClientConfig>,
+        tls: InUse<ClientConfig>,
         metrics: Arc<Metrics>,
     ) -> Arc<Tunnels> {
         Arc::new(Tunnels {
             gateways,
             next: AtomicUsize::new(0),
-            tls: TlsConnector::from(config),
+            tls,
             metrics,
             idle: Mutex::default(),
             reachable: AtomicBool::new(false),
@@ -210,7 +218,7 @@ impl Tunnels {
     pub(super) async fn refresh(&self) {
         let left = {
             let mut idle = self.lock();
-            idle.retain_mut(|warm| warm.since.elapsed() < IDLE_LIMIT && warm.tunnel.is_usable());
+            idle.retain_mut(|warm| warm.since.elapsed() < IDLE_LIMIT && warm.is_usable());
             idle.len()
         };
         if left == 0
@@ -223,7 +231,7 @@ impl Tunnels {
     fn take_warm(&self) -> Option<Warm> {
         let mut idle = self.lock();
         while let Some(mut warm) = idle.pop() {
-            if warm.tunnel.is_usable() {
+            if warm.is_usable() {
                 return Some(warm);
             }
         }
@@ -315,8 +323,8 @@ impl Tunnels {
             .map_err(|error| DialError::Connect(endpoint.clone(), error))?;
         // The name is not sent: identity is the SPIFFE ID, checked by the verifier.
         let name = TlsServerName::IpAddress(gateway.ip().into());
-        let stream = self
-            .tls
+        let handshake = self.tls.now();
+        let stream = TlsConnector::from(handshake.config())
             .connect(name, socket)
             .await
             .map_err(|error| DialError::Handshake(endpoint.clone(), error))?;
@@ -324,7 +332,8 @@ impl Tunnels {
         if session.alpn_protocol() != Some(tunnel::ALPN) {
             return Err(DialError::Protocol(endpoint.clone()));
         }
-        let peer = tls::peer_identity(session.peer_certificates().unwrap_or_default())
+        let peer = handshake
+            .peer(session.peer_certificates().unwrap_or_default())
             .map_err(|error| DialError::Peer(endpoint.clone(), error))?;
         Ok(Warm {
             tunnel: Tunnel::new(stream, Role::Agent),
@@ -353,7 +362,12 @@ impl Lease {
     }
 
     pub(super) fn peer(&self) -> &SpiffeId {
-        &self.warm.peer
+        self.warm.peer.id()
+    }
+
+    /// The tunnel, and who is at its other end.
+    pub(super) fn parts(&mut self) -> (&mut AgentTunnel, &mut Peer<ClientConfig>) {
+        (&mut self.warm.tunnel, &mut self.warm.peer)
     }
 
     pub(super) fn tunnel(&mut self) -> &mut AgentTunnel {

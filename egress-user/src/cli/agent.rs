@@ -32,7 +32,7 @@ Examples:
 
 agent.yaml:
   policy: policy.yaml
-  tls: {certificate: agent.pem, key: agent-key.pem, bundle: ca.pem}
+  tls: {certificate: agent.pem, key: agent-key.pem, bundle: ca.pem}   # and crl: revoked.pem
   gateways: [\"gateway.example.org:8443\"]
   capture:
     cgroup: /sys/fs/cgroup/workloads.slice
@@ -286,7 +286,8 @@ fn tunnels(config: &AgentConfig, loaded: &Loaded) -> anyhow::Result<Arc<Tunnels>
         Some(id) => id.clone(),
         None => tls::default_gateways(&loaded.credentials)?,
     }];
-    let tls = Arc::new(tls::agent_config(&loaded.credentials, &trusted)?);
+    let build = Box::new(move |credentials: &_| tls::agent_end(credentials, &trusted));
+    let tls = common::use_credentials(&config.base.tls, loaded, build)?;
     Ok(Tunnels::new(
         config.gateways.clone(),
         tls,

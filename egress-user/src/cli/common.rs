@@ -16,7 +16,8 @@ use crate::in_force::{self, InForce};
 use crate::policy::Policy;
 use crate::record::{LogFormat, Metrics, Recorder};
 use crate::reload::Reloader;
-use crate::tunnel::tls::Credentials;
+use crate::renewal::{Build, Renewal};
+use crate::tunnel::tls::{self, CredentialFiles, Credentials, InUse};
 use crate::watched::State;
 
 /// Flags over the configuration file; each is also a variable.
@@ -37,6 +38,11 @@ pub(super) struct CommonArgs {
     /// Certificates of the CAs that vouch for the other half (PEM)
     #[arg(long, env = "EGRESS_BUNDLE", value_name = "FILE")]
     bundle: Option<PathBuf>,
+
+    /// Revocation lists of those CAs (PEM); what they list is refused, and cut off when it is
+    /// connected [default: none]
+    #[arg(long, env = "EGRESS_CRL", value_name = "FILE")]
+    crl: Option<PathBuf>,
 
     /// Where records go: a file that is appended to, or - for standard output [default: -]
     #[arg(long, env = "EGRESS_LOG", value_name = "FILE|-")]
@@ -69,6 +75,7 @@ impl From<CommonArgs> for Common {
             certificate: args.certificate,
             key: args.key,
             bundle: args.bundle,
+            crl: args.crl,
             log: args.log,
             log_format: args.log_format,
             admin: args.admin,
@@ -82,6 +89,7 @@ pub(super) struct Loaded {
     pub(super) policy: InForce,
     pub(super) reloader: Reloader,
     pub(super) credentials: Credentials,
+    pub(super) credentials_seen: State,
     pub(super) recorder: Recorder,
     pub(super) metrics: Arc<Metrics>,
 }
@@ -91,13 +99,12 @@ pub(super) fn load(base: &Base) -> anyhow::Result<Loaded> {
     // Before it is read: what changes later is a change.
     let seen = State::of(std::slice::from_ref(&base.policy));
     let policy = load_policy(base)?;
-    let tls = &base.tls;
-    let now = UnixTime::now();
-    let credentials = Credentials::load(&tls.certificate, &tls.key, &tls.bundle, now)?;
+    let credentials_seen = State::of(&base.tls.paths());
+    let credentials = Credentials::load(&base.tls, UnixTime::now())?;
     for warning in credentials.warnings() {
         tracing::warn!("{warning}");
     }
-    tracing::info!(id = %credentials.id(), valid_until = %credentials.valid_until(), "credentials loaded");
+    tracing::info!(id = %credentials.id(), valid_until = %credentials.validity().until, "credentials loaded");
     let metrics = Arc::new(Metrics::default());
     let recorder = Recorder::open(&base.log, base.log_format, metrics.clone())?;
     let (enforcer, in_force) = in_force::channel(policy);
@@ -107,9 +114,33 @@ pub(super) fn load(base: &Base) -> anyhow::Result<Loaded> {
         policy: in_force,
         reloader,
         credentials,
+        credentials_seen,
         recorder,
         metrics,
     })
+}
+
+/// Puts the credentials into use, and follows their files on a thread of its own.
+pub(super) fn use_credentials<C: Send + Sync + 'static>(
+    files: &CredentialFiles,
+    loaded: &Loaded,
+    build: Build<C>,
+) -> anyhow::Result<InUse<C>> {
+    let (renewer, in_use) = tls::in_use(build(&loaded.credentials)?);
+    let renewal = Renewal::new(
+        files.clone(),
+        loaded.credentials_seen.clone(),
+        &loaded.credentials,
+        build,
+        renewer,
+        loaded.metrics.clone(),
+    );
+    let renewal = renewal.context("cannot watch the certificate files")?;
+    std::thread::Builder::new()
+        .name("certificates".to_owned())
+        .spawn(move || renewal.run())
+        .context("cannot start a thread")?;
+    Ok(in_use)
 }
 
 /// Follows the policy file on a thread of its own.

@@ -28,7 +28,7 @@ Examples:
 gateway.yaml:
   listen: 0.0.0.0:8443
   policy: policy.yaml
-  tls: {certificate: gateway.pem, key: gateway-key.pem, bundle: ca.pem}
+  tls: {certificate: gateway.pem, key: gateway-key.pem, bundle: ca.pem}   # and crl: revoked.pem
   dns: {servers: [192.0.2.53]}        # the system's own when absent
   addresses: {allow: [10.20.0.0/16]}  # exceptions to the forbidden ranges
   log: {file: /var/log/egress/gateway.jsonl, format: json}
@@ -101,9 +101,10 @@ async fn serve(config: GatewayConfig) -> anyhow::Result<()> {
         Some(agents) => agents,
         None => vec![tls::default_agents(&loaded.credentials)?],
     };
+    let tls = common::use_credentials(&config.base.tls, &loaded, Box::new(tls::gateway_end))?;
     let gateway = Gateway::bind(GatewayParts {
         listen: config.listen,
-        tls: Arc::new(tls::gateway_config(&loaded.credentials)?),
+        tls,
         agents,
         policy: loaded.policy,
         resolve: ResolveOptions {

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use rustls::ServerConfig;
 use tokio::net::TcpStream;
+use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use super::Shared;
@@ -18,6 +20,7 @@ use crate::tunnel::frame::Role;
 use crate::tunnel::header::OpenHeader;
 use crate::tunnel::identity::SpiffeId;
 use crate::tunnel::stream::{Tunnel, TunnelError, tls_error, tune};
+use crate::tunnel::tls::{Ended, Peer};
 use crate::tunnel::{self, tls};
 
 /// Time for the goodbye of a tunnel that is being closed.
@@ -25,6 +28,9 @@ const GOODBYE: Duration = Duration::from_secs(1);
 
 /// A tunnel as the gateway holds it.
 pub(super) type GatewayTunnel = Tunnel<TlsStream<TcpStream>>;
+
+/// The agent at its other end.
+type AgentPeer = Peer<ServerConfig>;
 
 /// Serves one agent's connection to its end.
 pub(super) async fn serve(
@@ -42,7 +48,7 @@ pub(super) async fn serve(
     let rejected = match authenticated {
         Ok(Ok((tunnel, peer))) => {
             shared.recorder.metrics().tunnel(TunnelEvent::Opened);
-            return streams(&shared, tunnel, &peer, &mut drain).await;
+            return streams(&shared, tunnel, peer, &mut drain).await;
         }
         Ok(Err(rejected)) => rejected,
         Err(_) => Rejected::new("handshake_timeout"),
@@ -76,9 +82,11 @@ fn reject(shared: &Shared, started: Instant, agent: AgentAddr, rejected: Rejecte
 async fn authenticate(
     shared: &Shared,
     socket: TcpStream,
-) -> Result<(GatewayTunnel, SpiffeId), Rejected> {
+) -> Result<(GatewayTunnel, AgentPeer), Rejected> {
     tune(&socket).map_err(|_| Rejected::new("handshake_broken_off"))?;
-    let stream = shared.tls.accept(socket).await.map_err(|error| {
+    let handshake = shared.tls.now();
+    let accepting = TlsAcceptor::from(handshake.config()).accept(socket);
+    let stream = accepting.await.map_err(|error| {
         tracing::debug!(%error, "an agent failed the handshake");
         Rejected::new(tls_error(&error).map_or("handshake_broken_off", tls::handshake_reason))
     })?;
@@ -86,36 +94,43 @@ async fn authenticate(
     if session.alpn_protocol() != Some(tunnel::ALPN) {
         return Err(Rejected::new("alpn_mismatch"));
     }
-    let peer = tls::peer_identity(session.peer_certificates().unwrap_or_default())
+    let peer = handshake
+        .peer(session.peer_certificates().unwrap_or_default())
         .map_err(|error| Rejected::new(error.reason()))?;
-    if !shared.agents.iter().any(|agents| agents.matches(&peer)) {
+    if !shared.agents.iter().any(|agents| agents.matches(peer.id())) {
         return Err(Rejected {
             reason: "agent_not_allowed",
-            peer: Some(peer),
+            peer: Some(peer.id().clone()),
         });
     }
     Ok((Tunnel::new(stream, Role::Gateway), peer))
 }
 
-/// Stream after stream, until the agent closes, the protocol is broken, or the
-/// gateway drains.
+/// Stream after stream, until the agent closes, the protocol is broken, a certificate has ended or
+/// is not trusted any more, or the gateway drains.
 async fn streams(
     shared: &Arc<Shared>,
     mut tunnel: GatewayTunnel,
-    peer: &SpiffeId,
+    mut peer: AgentPeer,
     drain: &mut Drain,
 ) {
     loop {
         let next = tokio::select! {
             next = tokio::time::timeout(shared.limits.tunnel_idle, tunnel.accept()) => next,
             () = drain.draining() => return goodbye(tunnel, true).await,
+            ended = peer.ended() => {
+                if let Ended::Rejected(reason) = ended {
+                    record_refusal(shared, peer.id(), Refusal::new(Class::Denied, reason));
+                }
+                return goodbye(tunnel, true).await;
+            }
         };
         let header = match next {
             Ok(Ok(Some(header))) => header,
             Ok(Ok(None)) | Err(_) => return goodbye(tunnel, false).await,
-            Ok(Err(error)) => return broken(shared, peer, &error),
+            Ok(Err(error)) => return broken(shared, peer.id(), &error),
         };
-        if !stream::serve(shared, &mut tunnel, peer, header, drain).await {
+        if !stream::serve(shared, &mut tunnel, &mut peer, header, drain).await {
             return;
         }
     }
@@ -137,10 +152,15 @@ async fn goodbye(mut tunnel: GatewayTunnel, draining: bool) {
 fn broken(shared: &Shared, peer: &SpiffeId, error: &TunnelError) {
     tracing::debug!(%error, "a tunnel broke");
     if let TunnelError::Frame(_) | TunnelError::Header(_) = error {
-        let mut record = Pending::open(&shared.recorder, Hop::Gateway, ConnectionId::new());
-        record.peer = Some(peer.to_string());
-        record.refused(Refusal::new(Class::Malformed, error.reason()));
+        record_refusal(shared, peer, Refusal::new(Class::Malformed, error.reason()));
     }
+}
+
+/// The record of a tunnel that carries no stream.
+fn record_refusal(shared: &Shared, peer: &SpiffeId, refusal: Refusal) {
+    let mut record = Pending::open(&shared.recorder, Hop::Gateway, ConnectionId::new());
+    record.peer = Some(peer.to_string());
+    record.refused(refusal);
 }
 
 /// What a stream's header claims, as the record shows it.

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use rustls::ServerConfig;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
@@ -19,8 +20,8 @@ use crate::refusal::{Class, Refusal};
 use crate::relay::{self, Carried, End, RelayError};
 use crate::tunnel::frame::{Opened, ResetCode};
 use crate::tunnel::header::OpenHeader;
-use crate::tunnel::identity::SpiffeId;
 use crate::tunnel::stream::TunnelError;
+use crate::tunnel::tls::Peer;
 
 /// How a stream ended that was not carried to its own end.
 enum Ending {
@@ -43,20 +44,20 @@ impl From<Refusal> for Ending {
 pub(super) async fn serve(
     shared: &Arc<Shared>,
     tunnel: &mut GatewayTunnel,
-    peer: &SpiffeId,
+    peer: &mut Peer<ServerConfig>,
     header: OpenHeader,
     drain: &mut Drain,
 ) -> bool {
     let mut record = Pending::open(&shared.recorder, Hop::Gateway, header.connection_id);
     let mut in_force = shared.policy.clone();
-    describe(&mut record, peer, &header);
+    describe(&mut record, peer.id(), &header);
     let opened = tokio::select! {
         opened = open(shared, &mut in_force, tunnel, &header, &mut record) => opened,
         () = drain.forced() => Err(Refusal::new(Class::Busy, "drained").into()),
     };
     let ended = match opened {
         Ok(stream) => {
-            let interrupts = (drain, &mut in_force);
+            let interrupts = (drain, &mut in_force, peer);
             carry(shared, tunnel, stream, &mut record, interrupts).await
         }
         Err(ending) => Err(ending),
@@ -201,11 +202,12 @@ async fn carry(
     tunnel: &mut GatewayTunnel,
     mut stream: Stream,
     record: &mut Pending,
-    (drain, in_force): (&mut Drain, &mut InForce),
+    (drain, in_force, peer): (&mut Drain, &mut InForce, &mut Peer<ServerConfig>),
 ) -> Result<(), Ending> {
     let idle = shared.limits.idle;
     let (admitted, workload) = (&stream.admitted, &record.workload);
     let interruption = relay::interruption(drain, in_force, admitted, workload, record.connection);
+    let interruption = relay::or_rejected(interruption, peer);
     let carried = relay::carry(&mut stream.origin, tunnel, idle, interruption).await;
     note_carried(record, &carried);
     match carried.result {
@@ -239,11 +241,13 @@ fn cut(error: &RelayError, record: &mut Pending) -> Ending {
         | RelayError::Tunnel(TunnelError::Reset(ResetCode::PolicyChanged)) => {
             (ResetCode::PolicyChanged.reason(), ClosedBy::Egress)
         }
+        RelayError::PeerRejected(reason) => (*reason, ClosedBy::Egress),
         RelayError::Tunnel(error) => (error.reason(), ClosedBy::Egress),
     };
     record.closed_by.get_or_insert(by);
-    let class = match reason {
-        reason if reason == ResetCode::PolicyChanged.reason() => Class::Denied,
+    let class = match error {
+        RelayError::PeerRejected(_) => Class::Denied,
+        _ if reason == ResetCode::PolicyChanged.reason() => Class::Denied,
         _ => Class::Internal,
     };
     let refusal = Refusal::new(class, reason);
@@ -252,6 +256,7 @@ fn cut(error: &RelayError, record: &mut Pending) -> Ending {
         RelayError::Socket(_)
         | RelayError::Idle
         | RelayError::Drained
-        | RelayError::PolicyChanged => Ending::Cut(refusal, error.reset_code()),
+        | RelayError::PolicyChanged
+        | RelayError::PeerRejected(_) => Ending::Cut(refusal, error.reset_code()),
     }
 }

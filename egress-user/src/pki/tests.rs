@@ -8,7 +8,7 @@ use rustls::pki_types::UnixTime;
 use tempfile::TempDir;
 
 use super::*;
-use crate::tunnel::tls::Credentials;
+use crate::tunnel::tls::{CredentialFiles, Credentials};
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -67,12 +67,13 @@ fn what_init_writes_can_be_loaded() {
         ("gateway", "spiffe://egress.local/gateway/default"),
     ] {
         let path = |name: &str| dir.path().join(name);
-        let loaded = Credentials::load(
-            &path(&format!("{kind}.pem")),
-            &path(&format!("{kind}-key.pem")),
-            &path("ca.pem"),
-            UnixTime::now(),
-        );
+        let files = CredentialFiles {
+            certificate: path(&format!("{kind}.pem")),
+            key: path(&format!("{kind}-key.pem")),
+            bundle: path("ca.pem"),
+            crl: None,
+        };
+        let loaded = Credentials::load(&files, UnixTime::now());
         let loaded = loaded.unwrap();
         assert_eq!(loaded.id().to_string(), id);
         assert_eq!(loaded.warnings(), []);
@@ -254,7 +255,7 @@ fn no_certificate_outlives_its_ca() {
         .unwrap()
         .as_secs();
     assert_eq!(
-        loaded.valid_until().unix_seconds(),
+        loaded.validity().until.unix_seconds(),
         i64::try_from(end).unwrap()
     );
 }

@@ -48,6 +48,11 @@ struct PolicyLabels {
     digest: String,
 }
 
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+struct CredentialLabels {
+    what: &'static str,
+}
+
 /// What can happen to a tunnel.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum TunnelEvent {
@@ -83,6 +88,8 @@ pub struct Metrics {
     records_lost: Counter,
     policy: Family<PolicyLabels, Gauge>,
     reload_failed: Gauge,
+    credentials: Family<CredentialLabels, Gauge>,
+    credentials_failed: Gauge,
 }
 
 impl Default for Metrics {
@@ -98,6 +105,8 @@ impl Default for Metrics {
             records_lost: Counter::default(),
             policy: Family::default(),
             reload_failed: Gauge::default(),
+            credentials: Family::default(),
+            credentials_failed: Gauge::default(),
         };
         registry.register(
             "connections",
@@ -138,6 +147,16 @@ impl Default for Metrics {
             "policy_reload_failed",
             "1 while the policy file is one that could not be put into force",
             metrics.reload_failed.clone(),
+        );
+        registry.register(
+            "credentials_valid_until_seconds",
+            "When the own certificate, the first CA of the bundle, or the revocation list ends, in Unix time",
+            metrics.credentials.clone(),
+        );
+        registry.register(
+            "credentials_reload_failed",
+            "1 while the certificate files are such that they could not be put into use",
+            metrics.credentials_failed.clone(),
         );
         Metrics {
             registry: Mutex::new(registry),
@@ -189,6 +208,22 @@ impl Metrics {
     /// Whether the policy file as it is now could not be put into force.
     pub fn policy_reload_failed(&self, failed: bool) {
         self.reload_failed.set(failed.into());
+    }
+
+    /// When credentials in use end, in seconds of Unix time; none for what there is not.
+    pub fn credentials_in_use(&self, ends: &[(&'static str, Option<i64>)]) {
+        self.credentials.clear();
+        for (what, until) in ends {
+            if let Some(until) = until {
+                let labels = CredentialLabels { what };
+                self.credentials.get_or_create(&labels).set(*until);
+            }
+        }
+    }
+
+    /// Whether the certificate files as they are now could not be put into use.
+    pub fn credentials_reload_failed(&self, failed: bool) {
+        self.credentials_failed.set(failed.into());
     }
 
     pub(super) fn opened(&self, hop: Hop) {

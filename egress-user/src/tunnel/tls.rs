@@ -7,6 +7,7 @@
 //! handshake is rare.
 
 mod credentials;
+mod standing;
 mod verifier;
 
 use std::sync::Arc;
@@ -16,15 +17,41 @@ use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::CertificateDer;
 use rustls::sign::SingleCertAndKey;
 use rustls::version::TLS13;
-use rustls::{CertificateError, ClientConfig, Error, ServerConfig};
+use rustls::{AlertDescription, CertificateError, ClientConfig, Error, ServerConfig};
 
-use self::verifier::{AgentVerifier, GatewayVerifier};
+use self::verifier::{AgentVerifier, GatewayVerifier, Judge};
 use crate::tunnel::ALPN;
 use crate::tunnel::identity::{
-    IdPattern, IdentityError, SpiffeId, SpiffeIdError, TrustDomain, spiffe_id_of,
+    IdPattern, IdentityError, Moment, SpiffeId, SpiffeIdError, TrustDomain, spiffe_id_of,
 };
 
-pub use self::credentials::{CredentialPem, Credentials, CredentialsError, CredentialsWarning};
+pub use self::credentials::{
+    CredentialFiles, CredentialPem, Credentials, CredentialsError, CredentialsFaults,
+    CredentialsWarning, Validity,
+};
+pub use self::standing::{Ended, Handshake, InUse, Peer, Renewer, in_use};
+
+/// One end of a tunnel: the rustls configuration, and what judges the other end's certificates.
+#[derive(Debug)]
+pub struct End<C> {
+    config: Arc<C>,
+    judge: Arc<dyn Judge>,
+    /// The end of the own certificate.
+    until: Moment,
+}
+
+/// How an agent connects.
+pub type AgentEnd = End<ClientConfig>;
+
+/// How a gateway accepts.
+pub type GatewayEnd = End<ServerConfig>;
+
+impl<C> End<C> {
+    /// The rustls configuration.
+    pub fn config(&self) -> Arc<C> {
+        self.config.clone()
+    }
+}
 
 /// The agent's end: trusts gateways whose certificate the bundle vouches for and whose SPIFFE ID is
 /// one of `gateways`.
@@ -35,10 +62,10 @@ pub use self::credentials::{CredentialPem, Credentials, CredentialsError, Creden
 /// # Errors
 /// [`ConfigError::NoGateways`], and [`ConfigError::ForeignGateway`] for a pattern that nothing in the
 /// own trust domain can match.
-pub fn agent_config(
+pub fn agent_end(
     credentials: &Credentials,
     gateways: &[IdPattern],
-) -> Result<ClientConfig, ConfigError> {
+) -> Result<AgentEnd, ConfigError> {
     let own = credentials.id().trust_domain();
     if gateways.is_empty() {
         return Err(ConfigError::NoGateways);
@@ -50,16 +77,20 @@ pub fn agent_config(
         });
     }
     let provider = provider();
-    let verifier = GatewayVerifier::new(credentials, gateways, &provider);
+    let verifier = Arc::new(GatewayVerifier::new(credentials, gateways, &provider));
     let mut config = ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&TLS13])?
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(verifier))
+        .with_custom_certificate_verifier(verifier.clone())
         .with_client_cert_resolver(Arc::new(SingleCertAndKey::from(credentials.key())));
     config.alpn_protocols = vec![ALPN.to_vec()];
     config.enable_sni = false;
     config.resumption = Resumption::disabled();
-    Ok(config)
+    Ok(End {
+        config: Arc::new(config),
+        judge: verifier,
+        until: credentials.validity().until,
+    })
 }
 
 /// The gateway's end: lets in whoever has a certificate that the bundle vouches for and a SPIFFE ID of
@@ -68,16 +99,20 @@ pub fn agent_config(
 ///
 /// # Errors
 /// [`ConfigError::Tls`] when rustls does not take the bundle.
-pub fn gateway_config(credentials: &Credentials) -> Result<ServerConfig, ConfigError> {
+pub fn gateway_end(credentials: &Credentials) -> Result<GatewayEnd, ConfigError> {
     let provider = provider();
-    let verifier = AgentVerifier::new(credentials, &provider)?;
+    let verifier = Arc::new(AgentVerifier::new(credentials, &provider)?);
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&TLS13])?
-        .with_client_cert_verifier(Arc::new(verifier))
+        .with_client_cert_verifier(verifier.clone())
         .with_cert_resolver(Arc::new(SingleCertAndKey::from(credentials.key())));
     config.alpn_protocols = vec![ALPN.to_vec()];
     config.send_tls13_tickets = 0;
-    Ok(config)
+    Ok(End {
+        config: Arc::new(config),
+        judge: verifier,
+        until: credentials.validity().until,
+    })
 }
 
 /// Who a peer is, by the certificates that it showed in a handshake that succeeded.
@@ -121,7 +156,8 @@ pub fn handshake_reason(error: &Error) -> &'static str {
         Error::NoApplicationProtocol => "alpn_mismatch",
         Error::PeerIncompatible(_) => "tls_incompatible",
         Error::InvalidMessage(_) => "not_tls",
-        Error::AlertReceived(_) => "tls_alert_received",
+        Error::InvalidCertRevocationList(_) => "revocation_list_invalid",
+        Error::AlertReceived(alert) => alert_reason(*alert),
         _ => "tls_failed",
     }
 }
@@ -135,6 +171,20 @@ pub fn explain(error: &Error) -> String {
     }
 }
 
+/// What the other side's alert says of the own certificate (RFC 8446 §6.2).
+fn alert_reason(alert: AlertDescription) -> &'static str {
+    match alert {
+        AlertDescription::CertificateExpired => "own_certificate_expired",
+        AlertDescription::CertificateRevoked => "own_certificate_revoked",
+        AlertDescription::UnknownCA => "own_certificate_unknown_issuer",
+        AlertDescription::BadCertificate
+        | AlertDescription::CertificateUnknown
+        | AlertDescription::CertificateRequired
+        | AlertDescription::UnsupportedCertificate => "own_certificate_refused",
+        _ => "tls_alert_received",
+    }
+}
+
 fn certificate_reason(error: &CertificateError) -> &'static str {
     match error {
         CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
@@ -143,6 +193,7 @@ fn certificate_reason(error: &CertificateError) -> &'static str {
         CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
             "peer_certificate_not_yet_valid"
         }
+        CertificateError::Revoked => "peer_certificate_revoked",
         CertificateError::UnknownIssuer => "peer_certificate_unknown_issuer",
         CertificateError::BadSignature => "peer_certificate_bad_signature",
         CertificateError::Other(error) => match error.0.downcast_ref::<PeerError>() {

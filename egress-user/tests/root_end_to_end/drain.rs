@@ -120,7 +120,7 @@ print('all', half + read_all())
     Process::start(python, "client", world.lab.directory()).unwrap()
 }
 
-fn process(world: &mut World, hop: Hop) -> &mut Process {
+pub(crate) fn process(world: &mut World, hop: Hop) -> &mut Process {
     match hop {
         Hop::Agent => &mut world.deployment.agent,
         Hop::Gateway => &mut world.deployment.gateway,

@@ -23,7 +23,7 @@ fn an_agent_with_a_foreign_certificate_is_turned_away() {
         panic!("one record, not {:?}", records.agent);
     };
     assert_eq!(agent.text("verdict"), "failed");
-    assert_eq!(agent.text("reason"), "tls_alert_received");
+    assert_eq!(agent.text("reason"), "own_certificate_unknown_issuer");
     // Each attempt of the agent leaves a line; how many it makes is its own affair.
     assert!(!records.gateway.is_empty());
     for record in &records.gateway {

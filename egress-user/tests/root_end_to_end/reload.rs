@@ -25,7 +25,7 @@ fn metrics(world: &World, hop: Hop) -> String {
     http::get(namespace, ADMIN, "/metrics").unwrap().body
 }
 
-fn until_metric(world: &World, hop: Hop, line: &str) {
+pub(crate) fn until_metric(world: &World, hop: Hop, line: &str) {
     wait::until(line, || {
         metrics(world, hop).lines().any(|l| l == line).then_some(())
     })

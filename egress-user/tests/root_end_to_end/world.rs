@@ -8,6 +8,8 @@ use egress_lab::deployment::{Hop, Record, Setup, TUNNEL_PORT, init_pki};
 use egress_lab::wire::{TCP, Target, UDP};
 use egress_lab::{Authority, Cgroup, Deployment, Host, Lab, Names, Origins, Site, Wire, tools};
 
+use crate::certificates::Ca;
+
 pub(crate) const EN: Site = Site::new("en.wikipedia.org", 10);
 pub(crate) const DE: Site = Site::new("de.wikipedia.org", 20);
 pub(crate) const IBM: Site = Site::new("cloud.ibm.com", 30);
@@ -45,6 +47,8 @@ pub(crate) struct Wish<'a> {
     pub(crate) gateway_policy: &'a str,
     pub(crate) agent_identity: Identity,
     pub(crate) gateway_identity: Identity,
+    /// Whether both read a revocation list, which is empty at first.
+    pub(crate) crl: bool,
     pub(crate) agent_answers: &'a str,
     pub(crate) drain: &'a str,
     pub(crate) capture: &'a [&'a str],
@@ -67,6 +71,7 @@ impl Default for Wish<'_> {
             gateway_policy: WIKIPEDIA,
             agent_identity: Identity::Own,
             gateway_identity: Identity::Own,
+            crl: false,
             agent_answers: "/readyz",
             drain: "60s",
             capture: &[],
@@ -117,6 +122,11 @@ impl World {
             authority,
             lab,
         }
+    }
+
+    /// The files of the authority that signed the certificates of both processes.
+    pub(crate) fn pki(&self) -> PathBuf {
+        self.lab.directory().join("pki")
     }
 
     /// A command that will run captured: in the application's namespace and cgroup.
@@ -218,6 +228,10 @@ fn deploy(lab: &Lab, cgroup: &Cgroup, wish: &Wish<'_>) -> Deployment {
         Identity::Own => own.as_path(),
         Identity::Foreign => foreign.as_path(),
     };
+    let crl = wish.crl.then(|| own.join("crl.pem"));
+    if let Some(crl) = &crl {
+        Ca::of(&own).revoke(&[], crl);
+    }
     let setup = Setup {
         program: egress(),
         agent_policy: wish.agent_policy,
@@ -225,6 +239,7 @@ fn deploy(lab: &Lab, cgroup: &Cgroup, wish: &Wish<'_>) -> Deployment {
         agent_identity: directory(wish.agent_identity),
         gateway_identity: directory(wish.gateway_identity),
         bundle: &own.join("ca.pem"),
+        crl: crl.as_deref(),
         agent_answers: wish.agent_answers,
         drain: wish.drain,
         capture: wish.capture,

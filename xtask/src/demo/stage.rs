@@ -100,6 +100,7 @@ impl Stage {
             agent_identity: &self.pki,
             gateway_identity: &self.pki,
             bundle: &self.pki.join("ca.pem"),
+            crl: None,
             agent_answers: "/readyz",
             drain: "10s",
             capture: &[],

@@ -44,11 +44,13 @@ pub enum ResetCode {
     Shutdown = 5,
     /// Something of the sender's own broke.
     Internal = 6,
+    /// The sender's certificates in use do not vouch for the receiver any more.
+    PeerRejected = 7,
 }
 
 impl ResetCode {
     /// Every code, in its order.
-    pub const ALL: [ResetCode; 7] = [
+    pub const ALL: [ResetCode; 8] = [
         ResetCode::Unspecified,
         ResetCode::Aborted,
         ResetCode::IdleTimeout,
@@ -56,6 +58,7 @@ impl ResetCode {
         ResetCode::NameChangedOnRetry,
         ResetCode::Shutdown,
         ResetCode::Internal,
+        ResetCode::PeerRejected,
     ];
 
     /// The code on the wire.
@@ -73,6 +76,7 @@ impl ResetCode {
             ResetCode::NameChangedOnRetry => "name_changed_on_retry",
             ResetCode::Shutdown => "drained",
             ResetCode::Internal => "internal",
+            ResetCode::PeerRejected => "rejected_by_peer",
         }
     }
 

@@ -102,7 +102,7 @@ fn reset_codes_round_trip_and_unknown_ones_are_unspecified() {
     for code in ResetCode::ALL {
         assert_eq!(ResetCode::decode(&[code.code()]), Ok(code));
     }
-    assert_eq!(ResetCode::decode(&[7]), Ok(ResetCode::Unspecified));
+    assert_eq!(ResetCode::decode(&[8]), Ok(ResetCode::Unspecified));
     assert!(ResetCode::decode(&[]).is_err());
     assert!(ResetCode::decode(&[1, 1]).is_err());
 }

@@ -1,13 +1,16 @@
 //! What the tunnel needs to know of an X.509 certificate. The only room with an X.509 parser.
 
+use std::time::Duration;
+
 use rustls::pki_types::UnixTime;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::FromDer;
+use x509_parser::revocation_list::CertificateRevocationList;
 
-use super::{SpiffeId, SpiffeIdError};
+use super::{SpiffeId, SpiffeIdError, TrustDomain};
 
 /// The SPIFFE ID of a leaf certificate (X509-SVID §5.2). Says nothing about who signed it.
 ///
@@ -41,16 +44,7 @@ impl<'a> Certificate<'a> {
         if self.may_sign()? {
             return Err(IdentityError::SigningCertificate);
         }
-        let names = self.0.subject_alternative_name();
-        let names = names.map_err(|_| IdentityError::Malformed)?;
-        let names = names.map(|extension| extension.value.general_names.as_slice());
-        let mut uris = names
-            .unwrap_or_default()
-            .iter()
-            .filter_map(|name| match name {
-                GeneralName::URI(uri) => Some(*uri),
-                _ => None,
-            });
+        let mut uris = self.uris()?.into_iter();
         let id: SpiffeId = match (uris.next(), uris.next()) {
             (Some(uri), None) => uri.parse()?,
             (None, _) => return Err(IdentityError::NoUri),
@@ -72,6 +66,16 @@ impl<'a> Certificate<'a> {
         Ok(constraints.is_some_and(|extension| extension.value.ca))
     }
 
+    /// The trust domain that a CA's certificate names, if it names one: its SPIFFE ID has no path
+    /// (X509-SVID §3.1).
+    ///
+    /// # Errors
+    /// [`IdentityError::Malformed`].
+    pub fn ca_trust_domain(&self) -> Result<Option<TrustDomain>, IdentityError> {
+        let mut ids = self.uris()?.into_iter().flat_map(str::parse::<SpiffeId>);
+        Ok(ids.next().map(|id| id.trust_domain().clone()))
+    }
+
     /// The first moment at which it is valid.
     pub fn not_before(&self) -> Moment {
         Moment(self.0.validity().not_before.to_datetime())
@@ -82,6 +86,20 @@ impl<'a> Certificate<'a> {
         Moment(self.0.validity().not_after.to_datetime())
     }
 
+    /// The URIs among its names.
+    fn uris(&self) -> Result<Vec<&'a str>, IdentityError> {
+        let names = self.0.subject_alternative_name();
+        let names = names.map_err(|_| IdentityError::Malformed)?;
+        let names = names.map(|extension| extension.value.general_names.as_slice());
+        let uris = names.unwrap_or_default().iter();
+        Ok(uris
+            .filter_map(|name| match name {
+                GeneralName::URI(uri) => Some(*uri),
+                _ => None,
+            })
+            .collect())
+    }
+
     /// Whether it is a CA's, or its key may sign certificates or revocation lists.
     fn may_sign(&self) -> Result<bool, IdentityError> {
         let usage = self.0.key_usage().map_err(|_| IdentityError::Malformed)?;
@@ -89,6 +107,12 @@ impl<'a> Certificate<'a> {
             usage.is_some_and(|usage| usage.value.key_cert_sign() || usage.value.crl_sign());
         Ok(signs || self.is_ca()?)
     }
+}
+
+/// When the next edition of a revocation list in DER is due (RFC 5280 §5.1.2.5), if it says so.
+pub fn next_update(der: &[u8]) -> Option<Moment> {
+    let (_, list) = CertificateRevocationList::from_der(der).ok()?;
+    Some(Moment(list.next_update()?.to_datetime()))
 }
 
 /// A moment in a certificate; displayed as RFC 3339 does.
@@ -104,6 +128,12 @@ impl Moment {
     /// Whether it is earlier than `time`.
     pub fn is_before(self, time: UnixTime) -> bool {
         i128::from(self.0.unix_timestamp()) < i128::from(time.as_secs())
+    }
+
+    /// The same moment as rustls has it; nothing before 1970.
+    pub fn unix_time(self) -> UnixTime {
+        let seconds = u64::try_from(self.0.unix_timestamp()).unwrap_or_default();
+        UnixTime::since_unix_epoch(Duration::from_secs(seconds))
     }
 
     /// Seconds since 1970-01-01T00:00:00Z.

@@ -1,24 +1,22 @@
 //! Certificate, key and trust bundle: read, checked, and held ready for both ends of a tunnel.
 
+mod check;
 mod error;
 mod read;
+mod revocation;
 
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use rustls::RootCertStore;
-use rustls::client::verify_server_cert_signed_by_trust_anchor;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
-use rustls::server::ParsedCertificate;
+use rustls::pki_types::UnixTime;
 use rustls::sign::CertifiedKey;
-use rustls::{CertificateError, Error};
 
-pub use self::error::{CredentialsError, CredentialsWarning};
-use self::error::{Place, Position};
+use self::check::{OwnChain, about_own, check_bundle, check_key, take};
+pub use self::error::{CredentialsError, CredentialsFaults, CredentialsWarning};
 use self::read::Pem;
-use super::provider;
-use crate::tunnel::identity::{Certificate, Moment, SpiffeId};
+use self::revocation::Revoked;
+use crate::tunnel::identity::{Moment, SpiffeId};
 
 /// Credentials in memory, as PEM.
 #[derive(Clone)]
@@ -29,6 +27,29 @@ pub struct CredentialPem {
     pub key: String,
     /// The certificates of the trust domain's CAs.
     pub trust_bundle: String,
+    /// Revocation lists of those CAs, if there are any.
+    pub crl: Option<String>,
+}
+
+/// Where credentials are, as PEM files.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct CredentialFiles {
+    /// The own certificate and the intermediate ones.
+    pub certificate: PathBuf,
+    /// The private key of the own certificate.
+    pub key: PathBuf,
+    /// The certificates of the trust domain's CAs.
+    pub bundle: PathBuf,
+    /// Revocation lists of those CAs, if there are any.
+    pub crl: Option<PathBuf>,
+}
+
+impl CredentialFiles {
+    /// Every file.
+    pub fn paths(&self) -> Vec<PathBuf> {
+        let files = [&self.certificate, &self.key, &self.bundle];
+        files.into_iter().chain(&self.crl).cloned().collect()
+    }
 }
 
 /// Checked credentials. Cheap to clone.
@@ -36,30 +57,45 @@ pub struct CredentialPem {
 pub struct Credentials {
     id: SpiffeId,
     key: Arc<CertifiedKey>,
-    roots: Arc<RootCertStore>,
-    valid_until: Moment,
+    trust: Arc<Trust>,
+    validity: Validity,
     warnings: Vec<CredentialsWarning>,
 }
 
+/// Whom a trust bundle vouches for.
+#[derive(Debug)]
+pub(super) struct Trust {
+    pub(super) roots: Arc<RootCertStore>,
+    revoked: Revoked,
+    /// The end of the CA that ends first.
+    until: Moment,
+}
+
+/// From when until when something can be used.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Validity {
+    /// The first moment.
+    pub from: Moment,
+    /// The last moment.
+    pub until: Moment,
+}
+
 impl Credentials {
-    /// Reads and checks three PEM files, which contain what [`CredentialPem`] says.
+    /// Reads and checks PEM files, which contain what [`CredentialPem`] says.
     ///
     /// # Errors
-    /// A [`CredentialsError`] for each way in which a file can be wrong.
-    pub fn load(
-        certificates: &Path,
-        key: &Path,
-        trust_bundle: &Path,
-        now: UnixTime,
-    ) -> Result<Credentials, CredentialsError> {
-        let key = Pem::read(key)?;
+    /// Everything that is wrong with the files, at once.
+    pub fn load(files: &CredentialFiles, now: UnixTime) -> Result<Credentials, CredentialsFaults> {
+        let key = Pem::read(&files.key);
+        let warning = key.as_ref().ok().and_then(Pem::readable_by_others);
         let mut credentials = Credentials::check(
-            &Pem::read(certificates)?,
-            &key,
-            &Pem::read(trust_bundle)?,
+            Pem::read(&files.certificate),
+            key,
+            Pem::read(&files.bundle),
+            files.crl.as_deref().map(Pem::read),
             now,
         )?;
-        credentials.warnings.extend(key.readable_by_others());
+        credentials.warnings.extend(warning);
         Ok(credentials)
     }
 
@@ -67,11 +103,14 @@ impl Credentials {
     ///
     /// # Errors
     /// As [`Credentials::load`].
-    pub fn from_pem(pem: &CredentialPem, now: UnixTime) -> Result<Credentials, CredentialsError> {
+    pub fn from_pem(pem: &CredentialPem, now: UnixTime) -> Result<Credentials, CredentialsFaults> {
+        let in_memory = |name, text: &str| Ok(Pem::in_memory(name, text));
+        let crl = pem.crl.as_ref();
         Credentials::check(
-            &Pem::in_memory("the certificate in memory", &pem.certificates),
-            &Pem::in_memory("the key in memory", &pem.key),
-            &Pem::in_memory("the trust bundle in memory", &pem.trust_bundle),
+            in_memory("the certificate in memory", &pem.certificates),
+            in_memory("the key in memory", &pem.key),
+            in_memory("the trust bundle in memory", &pem.trust_bundle),
+            crl.map(|crl| in_memory("the revocation list in memory", crl)),
             now,
         )
     }
@@ -81,9 +120,20 @@ impl Credentials {
         &self.id
     }
 
-    /// The last moment at which the own certificate and its intermediate ones are valid.
-    pub fn valid_until(&self) -> Moment {
-        self.valid_until
+    /// When the own certificate and its intermediate ones are valid: the times of the one that ends
+    /// first.
+    pub fn validity(&self) -> Validity {
+        self.validity
+    }
+
+    /// The last moment at which every CA of the bundle is valid that is so now.
+    pub fn bundle_valid_until(&self) -> Moment {
+        self.trust.until
+    }
+
+    /// The moment by which a newer revocation list should be here, where one says so.
+    pub fn crl_valid_until(&self) -> Option<Moment> {
+        self.trust.revoked.until()
     }
 
     /// What does not keep the credentials from being used but should be known.
@@ -95,162 +145,57 @@ impl Credentials {
         self.key.clone()
     }
 
-    pub(super) fn roots(&self) -> Arc<RootCertStore> {
-        self.roots.clone()
+    pub(super) fn trust(&self) -> Arc<Trust> {
+        self.trust.clone()
     }
 
     fn check(
-        certificates: &Pem,
-        key: &Pem,
-        trust_bundle: &Pem,
+        certificates: Result<Pem, CredentialsError>,
+        key: Result<Pem, CredentialsError>,
+        bundle: Result<Pem, CredentialsError>,
+        crl: Option<Result<Pem, CredentialsError>>,
         now: UnixTime,
-    ) -> Result<Credentials, CredentialsError> {
-        let chain = certificates.certificates()?;
-        let (id, valid_until) = check_chain(certificates.place(), &chain, now)?;
-        let key = check_key(certificates.place(), chain, key)?;
-        let (roots, mut warnings) = check_bundle(trust_bundle, now)?;
-        if !is_signed_by(&roots, &key.cert, now) {
-            warnings.push(CredentialsWarning::NotSignedByBundle {
-                certificates: certificates.place().clone(),
-                trust_bundle: trust_bundle.place().clone(),
-            });
-        }
+    ) -> Result<Credentials, CredentialsFaults> {
+        let mut faults = Vec::new();
+        let own = take(certificates.and_then(OwnChain::read), &mut faults);
+        let identity = own.as_ref().and_then(|own| own.check(now, &mut faults));
+        let key = take(
+            key.and_then(|key| check_key(own.as_ref(), &key)),
+            &mut faults,
+        );
+        let domain = identity.as_ref().map(|(id, _)| id.trust_domain());
+        let bundle = take(bundle, &mut faults);
+        let trusted = bundle
+            .as_ref()
+            .and_then(|bundle| check_bundle(bundle, domain, now, &mut faults));
+        let revoked = crl.map(|crl| crl.and_then(|crl| Revoked::read(&crl)));
+        let revoked = match revoked {
+            None => Some(Revoked::default()),
+            Some(revoked) => take(revoked, &mut faults),
+        };
+        let complete = (own.zip(identity))
+            .zip(key.flatten())
+            .zip(bundle.zip(trusted.zip(revoked)));
+        let Some((((own, (id, validity)), key), (bundle, (bundled, revoked)))) =
+            complete.filter(|_| faults.is_empty())
+        else {
+            return Err(CredentialsFaults(faults));
+        };
+        let trust = Trust {
+            roots: Arc::new(bundled.roots),
+            revoked,
+            until: bundled.until,
+        };
+        let mut warnings = bundled.warnings;
+        warnings.extend(trust.revoked.warnings(&trust.roots, bundle.place(), now));
+        warnings.extend(about_own(&trust, &own, &bundle, now)?);
         Ok(Credentials {
             id,
             key: Arc::new(key),
-            roots: Arc::new(roots),
-            valid_until,
+            trust: Arc::new(trust),
+            validity,
             warnings,
         })
-    }
-}
-
-/// Checks the own certificate and the intermediate ones; gives the own ID and the earliest end.
-fn check_chain(
-    place: &Place,
-    chain: &[CertificateDer<'_>],
-    now: UnixTime,
-) -> Result<(SpiffeId, Moment), CredentialsError> {
-    let mut ends = Vec::with_capacity(chain.len());
-    let mut id = None;
-    for (index, der) in chain.iter().enumerate() {
-        let at = Position::new(place, index);
-        let certificate = parse(&at, der)?;
-        if certificate.not_before().is_after(now) {
-            return Err(CredentialsError::NotYetValid {
-                from: certificate.not_before(),
-                at,
-            });
-        }
-        if certificate.not_after().is_before(now) {
-            return Err(CredentialsError::Expired {
-                since: certificate.not_after(),
-                at,
-            });
-        }
-        if index == 0 {
-            let own = certificate.spiffe_id();
-            id = Some(own.map_err(|cause| CredentialsError::Certificate { at, cause })?);
-        }
-        ends.push(certificate.not_after());
-    }
-    let found = id.zip(ends.into_iter().min());
-    found.ok_or_else(|| CredentialsError::NoCertificate(place.clone()))
-}
-
-fn check_key(
-    certificates: &Place,
-    chain: Vec<CertificateDer<'static>>,
-    key: &Pem,
-) -> Result<CertifiedKey, CredentialsError> {
-    let place = key.place().clone();
-    CertifiedKey::from_der(chain, key.key()?, &provider()).map_err(|error| match error {
-        Error::InconsistentKeys(_) => CredentialsError::KeyMismatch {
-            key: place,
-            certificates: certificates.clone(),
-        },
-        cause => CredentialsError::KeyUnusable { key: place, cause },
-    })
-}
-
-/// Takes every CA of the bundle that has not expired.
-fn check_bundle(
-    bundle: &Pem,
-    now: UnixTime,
-) -> Result<(RootCertStore, Vec<CredentialsWarning>), CredentialsError> {
-    let mut roots = RootCertStore::empty();
-    let mut expired = Vec::new();
-    for (index, der) in bundle.certificates()?.into_iter().enumerate() {
-        let at = Position::new(bundle.place(), index);
-        let certificate = parse(&at, &der)?;
-        let since = certificate.not_after();
-        let is_ca = certificate.is_ca();
-        if !is_ca.map_err(|cause| CredentialsError::Certificate {
-            at: at.clone(),
-            cause,
-        })? {
-            return Err(CredentialsError::NotCa(at));
-        }
-        if since.is_before(now) {
-            expired.push(CredentialsWarning::CaExpired { at, since });
-            continue;
-        }
-        let added = roots.add(der);
-        added.map_err(|cause| CredentialsError::CaUnusable { at, cause })?;
-    }
-    if roots.is_empty() {
-        return Err(CredentialsError::EveryCaExpired(bundle.place().clone()));
-    }
-    Ok((roots, expired))
-}
-
-fn parse<'a>(at: &Position, der: &'a [u8]) -> Result<Certificate<'a>, CredentialsError> {
-    Certificate::parse(der).map_err(|cause| CredentialsError::Certificate {
-        at: at.clone(),
-        cause,
-    })
-}
-
-/// Whether a peer with the same bundle would find an issuer. Other faults are for the peer to judge:
-/// it depends on the side which purposes a certificate must have.
-fn is_signed_by(roots: &RootCertStore, chain: &[CertificateDer<'_>], now: UnixTime) -> bool {
-    let Some((leaf, intermediates)) = chain.split_first() else {
-        return false;
-    };
-    let algorithms = provider().signature_verification_algorithms.all;
-    let verified = ParsedCertificate::try_from(leaf).and_then(|leaf| {
-        verify_server_cert_signed_by_trust_anchor(&leaf, roots, intermediates, now, algorithms)
-    });
-    // The second is what rustls says of an issuer with the right name and another key.
-    !matches!(
-        verified,
-        Err(Error::InvalidCertificate(
-            CertificateError::UnknownIssuer | CertificateError::BadSignature
-        ))
-    )
-}
-
-impl Pem {
-    fn certificates(&self) -> Result<Vec<CertificateDer<'static>>, CredentialsError> {
-        let certificates: Result<Vec<_>, _> =
-            CertificateDer::pem_slice_iter(self.bytes()).collect();
-        let certificates = certificates.map_err(|cause| self.broken(&cause))?;
-        if certificates.is_empty() {
-            return Err(CredentialsError::NoCertificate(self.place().clone()));
-        }
-        Ok(certificates)
-    }
-
-    fn key(&self) -> Result<PrivateKeyDer<'static>, CredentialsError> {
-        let mut keys = PrivateKeyDer::pem_slice_iter(self.bytes());
-        match keys.next() {
-            Some(Ok(key)) => Ok(key),
-            _ if self.has_encrypted_key() => {
-                Err(CredentialsError::KeyEncrypted(self.place().clone()))
-            }
-            Some(Err(cause)) => Err(self.broken(&cause)),
-            None => Err(CredentialsError::NoKey(self.place().clone())),
-        }
     }
 }
 

@@ -28,13 +28,17 @@ fn credentials(pem: &CredentialPem) -> Credentials {
     Credentials::from_pem(pem, UnixTime::now()).unwrap()
 }
 
+fn config<C: Clone>(end: Result<End<C>, ConfigError>) -> C {
+    Arc::unwrap_or_clone(end.unwrap().config())
+}
+
 fn agent(pem: &CredentialPem) -> ClientConfig {
     let gateways = ["spiffe://e.test/gateway/*".parse().unwrap()];
-    agent_config(&credentials(pem), &gateways).unwrap()
+    config(agent_end(&credentials(pem), &gateways))
 }
 
 fn gateway(pem: &CredentialPem) -> ServerConfig {
-    gateway_config(&credentials(pem)).unwrap()
+    config(gateway_end(&credentials(pem)))
 }
 
 /// An agent and a gateway of one CA.
@@ -266,39 +270,54 @@ fn a_foreign_ca_of_the_same_name_is_refused() {
         certificates: leaf.signed_by(&key, &issuer).unwrap().pem(),
         key: key.serialize_pem(),
         trust_bundle: old,
+        crl: None,
     });
     assert_eq!(credentials.warnings().len(), 1);
     let gateways = ["spiffe://e.test/gateway/*".parse().unwrap()];
-    let agent = agent_config(&credentials, &gateways).unwrap();
-    let refused = failure(agent, gateway_config(&credentials).unwrap());
+    let agent = config(agent_end(&credentials, &gateways));
+    let refused = failure(agent, config(gateway_end(&credentials)));
     assert_eq!(refused, ("agent", "peer_certificate_bad_signature"));
 }
 
-/// The bundles of both ends hold the CAs of two trust domains. Nobody should set this up; whoever does
-/// must not find that one domain can speak for the other.
+/// A CA that names no trust domain, as those of others may be, and that signs for two.
 #[test]
 fn certificates_of_a_foreign_trust_domain_are_refused() {
-    let (ca, other) = (ca("e.test"), ca("f.test"));
-    let both = format!("{}{}", ca.certificate_pem(), other.certificate_pem());
-    let with_both = |ca: &TrialCa, id: &str| CredentialPem {
-        trust_bundle: both.clone(),
-        ..pem(ca, id)
+    let ca = nameless_ca("a CA");
+    let issue = |id: &str| {
+        let mut params = rcgen::CertificateParams::default();
+        params.subject_alt_names = vec![rcgen::SanType::URI(id.try_into().unwrap())];
+        let key = rcgen::KeyPair::generate().unwrap();
+        CredentialPem {
+            certificates: params.signed_by(&key, &ca).unwrap().pem(),
+            key: key.serialize_pem(),
+            trust_bundle: ca.pem(),
+            crl: None,
+        }
     };
-    let agent_pem = with_both(&ca, "spiffe://e.test/agent/a");
-    let gateway_pem = with_both(&ca, "spiffe://e.test/gateway/a");
+    let agent_pem = issue("spiffe://e.test/agent/a");
+    let gateway_pem = issue("spiffe://e.test/gateway/a");
     Pair::new(agent(&agent_pem), gateway(&gateway_pem))
         .pump()
         .unwrap();
 
-    let foreign_gateway = with_both(&other, "spiffe://f.test/gateway/a");
+    let foreign_gateway = issue("spiffe://f.test/gateway/a");
     let refused = failure(agent(&agent_pem), gateway(&foreign_gateway));
     assert_eq!(refused, ("agent", "peer_foreign_trust_domain"));
 
     let mut foreign_agent = agent(&agent_pem);
-    let foreign = credentials(&with_both(&other, "spiffe://f.test/agent/a"));
+    let foreign = credentials(&issue("spiffe://f.test/agent/a"));
     foreign_agent.client_auth_cert_resolver = Arc::new(SingleCertAndKey::from(foreign.key()));
     let refused = failure(foreign_agent, gateway(&gateway_pem));
     assert_eq!(refused, ("gateway", "peer_foreign_trust_domain"));
+}
+
+fn nameless_ca(name: &str) -> rcgen::CertifiedIssuer<'static, rcgen::KeyPair> {
+    let mut params = rcgen::CertificateParams::default();
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let common_name = rcgen::DnType::CommonName;
+    params.distinguished_name.push(common_name, name);
+    let key = rcgen::KeyPair::generate().unwrap();
+    rcgen::CertifiedIssuer::self_signed(params, key).unwrap()
 }
 
 #[test]
@@ -320,11 +339,14 @@ fn expired_and_future_certificates_are_refused() {
             Credentials::from_pem(&pem, then).unwrap()
         };
 
-        let other_gateway = gateway_config(&loaded_then("spiffe://e.test/gateway/b")).unwrap();
+        let other_gateway = config(gateway_end(&loaded_then("spiffe://e.test/gateway/b")));
         assert_eq!(failure(agent(&agent_pem), other_gateway), ("agent", reason));
 
         let gateways = ["spiffe://e.test/gateway/*".parse().unwrap()];
-        let other_agent = agent_config(&loaded_then("spiffe://e.test/agent/b"), &gateways).unwrap();
+        let other_agent = config(agent_end(
+            &loaded_then("spiffe://e.test/agent/b"),
+            &gateways,
+        ));
         assert_eq!(
             failure(other_agent, gateway(&gateway_pem)),
             ("gateway", reason)
@@ -336,7 +358,7 @@ fn expired_and_future_certificates_are_refused() {
 fn only_a_configured_gateway_is_trusted() {
     let (agent_pem, gateway_pem) = good();
     let other = ["spiffe://e.test/gateway/b".parse().unwrap()];
-    let config = agent_config(&credentials(&agent_pem), &other).unwrap();
+    let config = config(agent_end(&credentials(&agent_pem), &other));
     let refused = failure(config, gateway(&gateway_pem));
     assert_eq!(refused, ("agent", "peer_unexpected_gateway"));
 
@@ -413,13 +435,78 @@ fn an_agent_that_can_trust_nobody_is_not_configured() {
     let (agent_pem, _) = good();
     let credentials = credentials(&agent_pem);
     assert!(matches!(
-        agent_config(&credentials, &[]),
+        agent_end(&credentials, &[]),
         Err(ConfigError::NoGateways)
     ));
     let foreign = ["spiffe://f.test/*".parse().unwrap()];
-    let error = agent_config(&credentials, &foreign).unwrap_err();
+    let error = agent_end(&credentials, &foreign).unwrap_err();
     assert_eq!(
         error.to_string(),
         "gateway identity spiffe://f.test/* is not in the own trust domain, e.test"
     );
+}
+
+#[test]
+fn revoked_certificates_are_refused_at_either_end() {
+    let ca = ca("e.test");
+    let (agent_pem, gateway_pem) = (
+        pem(&ca, "spiffe://e.test/agent/a"),
+        pem(&ca, "spiffe://e.test/gateway/a"),
+    );
+    let validity = Validity::starting(SystemTime::now(), DAY).unwrap();
+    let with_list = |pem: &CredentialPem, revoked: &CredentialPem| CredentialPem {
+        crl: Some(ca.revoke(&[&revoked.certificates], validity)),
+        ..pem.clone()
+    };
+    let other = pem(&ca, "spiffe://e.test/agent/b");
+
+    let knows_of_other = gateway(&with_list(&gateway_pem, &other));
+    Pair::new(agent(&agent_pem), knows_of_other).pump().unwrap();
+    assert_eq!(
+        failure(
+            agent(&agent_pem),
+            gateway(&with_list(&gateway_pem, &agent_pem))
+        ),
+        ("gateway", "peer_certificate_revoked")
+    );
+    assert_eq!(
+        failure(
+            agent(&with_list(&agent_pem, &gateway_pem)),
+            gateway(&gateway_pem)
+        ),
+        ("agent", "peer_certificate_revoked")
+    );
+}
+
+/// A list that another key signed under the CA's name proves nothing, and is no reason to let
+/// somebody in whom the true list may name.
+#[test]
+fn a_forged_revocation_list_is_not_taken() {
+    let (real, forger) = (nameless_ca("the CA"), nameless_ca("the CA"));
+    let mut params = rcgen::CertificateParams::default();
+    let uri = "spiffe://e.test/agent/a".try_into().unwrap();
+    params.subject_alt_names = vec![rcgen::SanType::URI(uri)];
+    let key = rcgen::KeyPair::generate().unwrap();
+    let now = time::OffsetDateTime::now_utc();
+    let list = rcgen::CertificateRevocationListParams {
+        this_update: now,
+        next_update: now + time::Duration::days(1),
+        crl_number: 1.into(),
+        issuing_distribution_point: None,
+        revoked_certs: Vec::new(),
+        key_identifier_method: rcgen::KeyIdMethod::Sha256,
+    };
+    let mut pem = CredentialPem {
+        certificates: params.signed_by(&key, &real).unwrap().pem(),
+        key: key.serialize_pem(),
+        trust_bundle: real.pem(),
+        crl: Some(list.signed_by(&forger).unwrap().pem().unwrap()),
+    };
+    let faults = Credentials::from_pem(&pem, UnixTime::now()).unwrap_err();
+    assert!(
+        faults.to_string().contains("a revocation list in"),
+        "{faults}"
+    );
+    pem.crl = Some(list.signed_by(&real).unwrap().pem().unwrap());
+    credentials(&pem);
 }

@@ -1,6 +1,7 @@
 //! Which certificates each end of a tunnel accepts: the chain as rustls verifies it, then the SPIFFE ID
 //! instead of a DNS name.
 
+use std::fmt::Debug;
 use std::sync::Arc;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -10,17 +11,60 @@ use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::server::{ParsedCertificate, VerifierBuilderError, WebPkiClientVerifier};
 use rustls::{
-    CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, RootCertStore,
-    SignatureScheme,
+    CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, SignatureScheme,
 };
 
+use super::credentials::Trust;
 use super::{Credentials, PeerError};
 use crate::tunnel::identity::{IdPattern, SpiffeId, TrustDomain, spiffe_id_of};
+
+/// Judges a peer's certificates as in a handshake, at any later time.
+pub(super) trait Judge: Debug + Send + Sync {
+    fn judge(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<(), Error>;
+}
+
+impl Judge for GatewayVerifier {
+    fn judge(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<(), Error> {
+        verify_server_cert_signed_by_trust_anchor(
+            &ParsedCertificate::try_from(leaf)?,
+            &self.trust.roots,
+            intermediates,
+            now,
+            self.algorithms.all,
+        )?;
+        self.trust.check_revocation(leaf, intermediates, now)?;
+        self.check_identity(leaf).map_err(as_rustls)
+    }
+}
+
+impl Judge for AgentVerifier {
+    fn judge(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<(), Error> {
+        self.chain.verify_client_cert(leaf, intermediates, now)?;
+        self.trust.check_revocation(leaf, intermediates, now)?;
+        id_in(&self.trust_domain, leaf).map_err(as_rustls)?;
+        Ok(())
+    }
+}
 
 /// What an agent asks of a gateway's certificate.
 #[derive(Debug)]
 pub(super) struct GatewayVerifier {
-    roots: Arc<RootCertStore>,
+    trust: Arc<Trust>,
     algorithms: WebPkiSupportedAlgorithms,
     trust_domain: TrustDomain,
     gateways: Vec<IdPattern>,
@@ -33,7 +77,7 @@ impl GatewayVerifier {
         provider: &CryptoProvider,
     ) -> GatewayVerifier {
         GatewayVerifier {
-            roots: credentials.roots(),
+            trust: credentials.trust(),
             algorithms: provider.signature_verification_algorithms,
             trust_domain: credentials.id().trust_domain().clone(),
             gateways: gateways.to_vec(),
@@ -58,14 +102,7 @@ impl ServerCertVerifier for GatewayVerifier {
         _ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        verify_server_cert_signed_by_trust_anchor(
-            &ParsedCertificate::try_from(end_entity)?,
-            &self.roots,
-            intermediates,
-            now,
-            self.algorithms.all,
-        )?;
-        self.check_identity(end_entity).map_err(as_rustls)?;
+        self.judge(end_entity, intermediates, now)?;
         Ok(ServerCertVerified::assertion())
     }
 
@@ -96,6 +133,7 @@ impl ServerCertVerifier for GatewayVerifier {
 #[derive(Debug)]
 pub(super) struct AgentVerifier {
     chain: Arc<dyn ClientCertVerifier>,
+    trust: Arc<Trust>,
     trust_domain: TrustDomain,
 }
 
@@ -104,13 +142,15 @@ impl AgentVerifier {
         credentials: &Credentials,
         provider: &Arc<CryptoProvider>,
     ) -> Result<AgentVerifier, VerifierBuilderError> {
-        let chain =
-            WebPkiClientVerifier::builder_with_provider(credentials.roots(), provider.clone())
-                // An agent has one certificate and needs no hint which to show.
-                .clear_root_hint_subjects()
-                .build()?;
+        let trust = credentials.trust();
+        let roots = trust.roots.clone();
+        let chain = WebPkiClientVerifier::builder_with_provider(roots, provider.clone())
+            // An agent has one certificate and needs no hint which to show.
+            .clear_root_hint_subjects()
+            .build()?;
         Ok(AgentVerifier {
             chain,
+            trust,
             trust_domain: credentials.id().trust_domain().clone(),
         })
     }
@@ -131,11 +171,8 @@ impl ClientCertVerifier for AgentVerifier {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        let verified = self
-            .chain
-            .verify_client_cert(end_entity, intermediates, now)?;
-        id_in(&self.trust_domain, end_entity).map_err(as_rustls)?;
-        Ok(verified)
+        self.judge(end_entity, intermediates, now)?;
+        Ok(ClientCertVerified::assertion())
     }
 
     fn verify_tls12_signature(

@@ -4,7 +4,7 @@ use std::fmt;
 use std::io;
 use std::path::Path;
 
-use crate::tunnel::identity::{IdentityError, Moment};
+use crate::tunnel::identity::{IdentityError, Moment, TrustDomain};
 
 /// A file, or the name of something in memory.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -136,10 +136,47 @@ pub enum CredentialsError {
         /// What rustls said.
         cause: rustls::Error,
     },
+    /// A CA of another trust domain, by its own SPIFFE ID.
+    #[error("{at} is the CA of trust domain {domain}, and the own certificate is of {own}")]
+    ForeignCa {
+        /// Which certificate.
+        at: Position,
+        /// The trust domain of the CA.
+        domain: TrustDomain,
+        /// The trust domain of the own certificate.
+        own: TrustDomain,
+    },
+    /// PEM, but no revocation list.
+    #[error("{0} has no revocation list: no PEM section X509 CRL")]
+    NoCrl(Place),
+    /// A revocation list that cannot be parsed, or that its CA did not sign.
+    #[error("a revocation list in {crl} cannot be used: {cause}")]
+    CrlUnusable {
+        /// The list's file.
+        crl: Place,
+        /// What webpki said.
+        cause: webpki::Error,
+    },
     /// A bundle without a valid CA.
     #[error("every CA certificate in {0} has expired")]
     EveryCaExpired(Place),
 }
+
+/// Everything that is wrong with credentials, one sentence a line.
+#[derive(Debug)]
+pub struct CredentialsFaults(pub(super) Vec<CredentialsError>);
+
+impl fmt::Display for CredentialsFaults {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, fault) in self.0.iter().enumerate() {
+            let separator = if index == 0 { "" } else { "\n" };
+            write!(f, "{separator}{fault}")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for CredentialsFaults {}
 
 /// What does not keep credentials from being used but should be known.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -159,6 +196,28 @@ pub enum CredentialsWarning {
         at: Position,
         /// The last moment of its validity.
         since: Moment,
+    },
+    /// A newer revocation list should be here.
+    #[error("a revocation list in {crl} is overdue since {since}; what it lists stays revoked")]
+    CrlOverdue {
+        /// The list's file.
+        crl: Place,
+        /// When a newer one was due.
+        since: Moment,
+    },
+    /// A revocation list of a CA that nobody trusts, or an intermediate one's.
+    #[error("no CA in {trust_bundle} issued a revocation list in {crl}")]
+    CrlOfAnother {
+        /// The list's file.
+        crl: Place,
+        /// The bundle's file.
+        trust_bundle: Place,
+    },
+    /// The own certificate was taken back.
+    #[error("{certificates} is revoked: peers with the same revocation list refuse it")]
+    OwnRevoked {
+        /// The certificate's file.
+        certificates: Place,
     },
     /// The own certificate comes from a CA that is not in the own bundle.
     #[error("no CA in {trust_bundle} signed {certificates}: peers with the same bundle refuse it")]

@@ -1,10 +1,10 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use rcgen::{CertificateParams, KeyPair, SanType};
 use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
 use tempfile::TempDir;
 
 use super::*;
@@ -33,18 +33,17 @@ fn good() -> CredentialPem {
     issue(&ca_of(NOON, 30), NOON, 10)
 }
 
-/// What is said about credentials that are good but for `change`.
+/// What is said first about credentials that are good but for `change`.
 fn complaint(change: impl FnOnce(&mut CredentialPem)) -> String {
     let mut pem = good();
     change(&mut pem);
-    Credentials::from_pem(&pem, now()).unwrap_err().to_string()
+    let faults = Credentials::from_pem(&pem, now()).unwrap_err().to_string();
+    faults.lines().next().unwrap().to_owned()
 }
 
 struct Files {
     dir: TempDir,
-    certificates: PathBuf,
-    key: PathBuf,
-    trust_bundle: PathBuf,
+    files: CredentialFiles,
 }
 
 impl Files {
@@ -56,16 +55,17 @@ impl Files {
             fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
             path
         };
-        Files {
-            certificates: write("agent.pem", &pem.certificates),
+        let files = CredentialFiles {
+            certificate: write("agent.pem", &pem.certificates),
             key: write("agent-key.pem", &pem.key),
-            trust_bundle: write("ca.pem", &pem.trust_bundle),
-            dir,
-        }
+            bundle: write("ca.pem", &pem.trust_bundle),
+            crl: pem.crl.as_deref().map(|crl| write("crl.pem", crl)),
+        };
+        Files { dir, files }
     }
 
-    fn load(&self) -> Result<Credentials, CredentialsError> {
-        Credentials::load(&self.certificates, &self.key, &self.trust_bundle, now())
+    fn load(&self) -> Result<Credentials, CredentialsFaults> {
+        Credentials::load(&self.files, now())
     }
 
     /// What is said about the files, with the directory left out.
@@ -79,14 +79,14 @@ impl Files {
 fn good_files_are_loaded_without_a_warning() {
     let loaded = Files::new(&good()).load().unwrap();
     assert_eq!(loaded.id().to_string(), "spiffe://e.test/agent/a");
-    assert_eq!(loaded.valid_until().to_string(), "2024-03-10T12:00:00Z");
+    assert_eq!(loaded.validity().until.to_string(), "2024-03-10T12:00:00Z");
     assert_eq!(loaded.warnings(), []);
 }
 
 #[test]
 fn files_that_cannot_be_read() {
     let files = Files::new(&good());
-    let key = &files.key;
+    let key = &files.files.key;
     fs::remove_file(key).unwrap();
     assert_eq!(files.complaint(), "agent-key.pem does not exist");
     fs::create_dir(key).unwrap();
@@ -107,7 +107,7 @@ fn files_that_are_not_pem() {
     let files = Files::new(&good());
     let der = CertificateDer::from_pem_slice(good().certificates.as_bytes()).unwrap();
     for content in [&b""[..], b"hello\n", &der] {
-        fs::write(&files.certificates, content).unwrap();
+        fs::write(&files.files.certificate, content).unwrap();
         assert_eq!(
             files.complaint(),
             "agent.pem is not PEM: it has no line that begins with -----BEGIN"
@@ -253,7 +253,7 @@ fn expired_cas_are_left_out_of_the_bundle() {
     let mut pem = good();
     pem.trust_bundle.insert_str(0, &old);
     let credentials = Credentials::from_pem(&pem, now()).unwrap();
-    assert_eq!(credentials.roots().len(), 1);
+    assert_eq!(credentials.trust().roots.len(), 1);
     let [warning] = credentials.warnings() else {
         panic!("{:?}", credentials.warnings());
     };
@@ -283,7 +283,7 @@ fn a_bundle_that_does_not_vouch_for_the_own_certificate_is_told() {
 fn a_key_that_others_can_read_is_told() {
     let files = Files::new(&good());
     for (mode, told) in [(0o400, false), (0o600, false), (0o640, true), (0o604, true)] {
-        fs::set_permissions(&files.key, fs::Permissions::from_mode(mode)).unwrap();
+        fs::set_permissions(&files.files.key, fs::Permissions::from_mode(mode)).unwrap();
         let loaded = files.load().unwrap();
         let warnings: Vec<_> = loaded.warnings().iter().map(ToString::to_string).collect();
         assert_eq!(!warnings.is_empty(), told, "{mode:o}");
@@ -293,4 +293,100 @@ fn a_key_that_others_can_read_is_told() {
                 .all(|warning| warning.ends_with(&format!("(mode {mode:04o})")))
         );
     }
+}
+
+#[test]
+fn everything_is_told_at_once() {
+    let files = Files::new(&good());
+    fs::remove_file(&files.files.bundle).unwrap();
+    fs::write(&files.files.key, "hello").unwrap();
+    let expired = issue(&ca_of(NOON - 10 * DAY, 30), NOON - 3 * DAY, 2);
+    fs::write(&files.files.certificate, expired.certificates).unwrap();
+    assert_eq!(
+        files.complaint(),
+        "certificate 1 of agent.pem expired at 2024-02-28T12:00:00Z\n\
+         agent-key.pem is not PEM: it has no line that begins with -----BEGIN\n\
+         ca.pem does not exist"
+    );
+}
+
+#[test]
+fn a_ca_of_another_trust_domain_is_told() {
+    let validity = Validity::starting(SystemTime::UNIX_EPOCH + NOON, DAY).unwrap();
+    let other = TrialCa::new("other.test".parse().unwrap(), validity).unwrap();
+    assert_eq!(
+        complaint(|pem| pem.trust_bundle.push_str(&other.certificate_pem())),
+        "certificate 2 of the trust bundle in memory is the CA of trust domain other.test, \
+         and the own certificate is of e.test"
+    );
+}
+
+fn list(ca: &TrialCa, certificates: &[&str], start: Duration) -> String {
+    let validity = Validity::starting(SystemTime::UNIX_EPOCH + start, DAY).unwrap();
+    ca.revoke(certificates, validity)
+}
+
+/// Credentials of a CA, with a revocation list that `revoke` makes of it.
+fn listed(revoke: impl FnOnce(&TrialCa, &CredentialPem) -> String) -> CredentialPem {
+    let ca = ca_of(NOON - 20 * DAY, 60);
+    let pem = issue(&ca, NOON, 10);
+    let crl = Some(revoke(&ca, &pem));
+    CredentialPem { crl, ..pem }
+}
+
+fn warnings(pem: &CredentialPem) -> Vec<String> {
+    let loaded = Files::new(pem).load().unwrap();
+    loaded.warnings().iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn a_revocation_list_says_until_when_it_is_good() {
+    let pem = listed(|ca, _| list(ca, &[], NOON));
+    assert_eq!(warnings(&pem), Vec::<String>::new());
+    let loaded = Files::new(&pem).load().unwrap();
+    let until = loaded.crl_valid_until().unwrap();
+    assert_eq!(until.to_string(), "2024-03-01T12:00:00Z");
+}
+
+#[test]
+fn revocation_lists_that_do_not_serve() {
+    let files = Files::new(&listed(|_, pem| pem.certificates.clone()));
+    assert_eq!(
+        files.complaint(),
+        "crl.pem has no revocation list: no PEM section X509 CRL"
+    );
+    let nonsense = "-----BEGIN X509 CRL-----\nAAAA\n-----END X509 CRL-----\n";
+    let files = Files::new(&listed(|_, _| nonsense.to_owned()));
+    let complaint = files.complaint();
+    assert!(
+        complaint.starts_with("a revocation list in crl.pem cannot be used: "),
+        "{complaint}"
+    );
+    fs::remove_file(files.files.crl.as_ref().unwrap()).unwrap();
+    assert_eq!(files.complaint(), "crl.pem does not exist");
+}
+
+#[test]
+fn what_should_be_known_of_a_revocation_list_is_told() {
+    let overdue = listed(|ca, _| list(ca, &[], NOON - 3 * DAY));
+    let [told] = &warnings(&overdue)[..] else {
+        panic!("one warning");
+    };
+    assert!(told.ends_with("is overdue since 2024-02-27T12:00:00Z; what it lists stays revoked"));
+    let foreign = listed(|_, _| list(&ca_of(NOON, 30), &[], NOON));
+    let [told] = &warnings(&foreign)[..] else {
+        panic!("one warning");
+    };
+    assert!(
+        told.contains("ca.pem issued a revocation list in"),
+        "{told}"
+    );
+    let own = listed(|ca, pem| list(ca, &[&pem.certificates], NOON));
+    let [told] = &warnings(&own)[..] else {
+        panic!("one warning");
+    };
+    assert!(
+        told.ends_with("agent.pem is revoked: peers with the same revocation list refuse it"),
+        "{told}"
+    );
 }
