@@ -42,6 +42,8 @@ pub enum Counter {
     RefuseStorage,
     /// Refused: the settings could not be read.
     RefuseSettings,
+    /// Refused: neither TCP nor UDP, where other ports are refused.
+    RefuseProtocol,
     /// Refused: a raw socket, or one of a protocol that is not listed, in a strict scope.
     RefuseSocket,
     /// Refused: a socket option that would get frames past the interface's guard.
@@ -50,6 +52,8 @@ pub enum Counter {
     DropSocket,
     /// A packet was dropped: of a raw socket.
     DropRaw,
+    /// A packet was dropped: of a socket of another protocol than TCP and UDP.
+    DropProtocol,
     /// A packet was dropped: a frame of a packet socket.
     DropFrame,
     /// A flow record was written for the agent.
@@ -66,7 +70,7 @@ pub enum Counter {
 
 impl Counter {
     /// Every counter, in the order of its number.
-    pub const ALL: [Counter; 29] = [
+    pub const ALL: [Counter; 31] = [
         Counter::PassLoopback,
         Counter::PassExempt,
         Counter::PassUnregistered,
@@ -86,10 +90,12 @@ impl Counter {
         Counter::RefuseBoundDevice,
         Counter::RefuseStorage,
         Counter::RefuseSettings,
+        Counter::RefuseProtocol,
         Counter::RefuseSocket,
         Counter::RefuseOption,
         Counter::DropSocket,
         Counter::DropRaw,
+        Counter::DropProtocol,
         Counter::DropFrame,
         Counter::FlowRecorded,
         Counter::FlowLost,
@@ -126,10 +132,12 @@ impl Counter {
             Counter::RefuseBoundDevice => "refuse_bound_device",
             Counter::RefuseStorage => "refuse_storage",
             Counter::RefuseSettings => "refuse_settings",
+            Counter::RefuseProtocol => "refuse_protocol",
             Counter::RefuseSocket => "refuse_socket",
             Counter::RefuseOption => "refuse_option",
             Counter::DropSocket => "drop_socket",
             Counter::DropRaw => "drop_raw",
+            Counter::DropProtocol => "drop_protocol",
             Counter::DropFrame => "drop_frame",
             Counter::FlowRecorded => "flow_recorded",
             Counter::FlowLost => "flow_lost",

@@ -98,7 +98,7 @@ pub enum Pass {
     Unregistered,
     /// A prefix says so.
     Prefix,
-    /// Neither TCP nor UDP.
+    /// Neither TCP nor UDP, where other ports pass.
     Protocol,
     /// The port is not captured, and such ports pass.
     OtherPort,
@@ -128,6 +128,8 @@ pub enum Refuse {
     Udp,
     /// The port is not captured, and such ports are refused.
     OtherPort,
+    /// Neither TCP nor UDP, where other ports are refused.
+    Protocol,
     /// The scope has no listener.
     NoListener,
     /// The agent has not been heard of for too long: a redirect would end in a hang.
@@ -140,8 +142,8 @@ pub enum Refuse {
     Settings,
 }
 
-/// Judges one attempt: `scope` is that of the caller's network namespace, `prefix` the action of
-/// the longest destination prefix that matches.
+/// Judges one attempt: `scope` is that of the caller's network namespace, `prefix` what the longest
+/// destination prefix that matches says of the attempt's port.
 ///
 /// Link-local destinations get no exemption: metadata services of clouds live there.
 #[inline(always)]
@@ -163,13 +165,17 @@ pub fn decide(
             Fallback::Refuse => Verdict::Refuse(Refuse::Unregistered),
         };
     };
-    match prefix {
+    let captured = match prefix {
         Some(PrefixAction::Pass) => return Verdict::Pass(Pass::Prefix),
         Some(PrefixAction::Refuse) => return Verdict::Refuse(Refuse::Prefix),
-        Some(PrefixAction::Judge) | None => {}
-    }
-    match (attempt.protocol, scope.captures(attempt.port)) {
-        (Protocol::Other, _) => Verdict::Pass(Pass::Protocol),
+        Some(PrefixAction::Redirect) => true,
+        Some(PrefixAction::Judge) | None => scope.captures(attempt.port),
+    };
+    match (attempt.protocol, captured) {
+        (Protocol::Other, _) => match scope.other_ports() {
+            Fallback::Pass => Verdict::Pass(Pass::Protocol),
+            Fallback::Refuse => Verdict::Refuse(Refuse::Protocol),
+        },
         (Protocol::Tcp, true) if settings.is_stale(attempt.now) => Verdict::Refuse(Refuse::Stale),
         (Protocol::Tcp, true) => redirect(scope, attempt.form),
         (Protocol::Udp, true) => Verdict::Refuse(Refuse::Udp),
@@ -244,6 +250,7 @@ impl Verdict {
             Verdict::Refuse(Refuse::Prefix) => Counter::RefusePrefix,
             Verdict::Refuse(Refuse::Udp) => Counter::RefuseUdp,
             Verdict::Refuse(Refuse::OtherPort) => Counter::RefuseOtherPort,
+            Verdict::Refuse(Refuse::Protocol) => Counter::RefuseProtocol,
             Verdict::Refuse(Refuse::NoListener) => Counter::RefuseNoListener,
             Verdict::Refuse(Refuse::Stale) => Counter::RefuseStale,
             Verdict::Refuse(Refuse::BoundDevice) => Counter::RefuseBoundDevice,

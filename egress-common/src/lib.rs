@@ -30,7 +30,7 @@ pub use event::{Allowance, EVENT_WINDOW_NS, EVENTS_PER_WINDOW, Event, Target};
 pub use flow::{COMM_LEN, Caller, Flow, FlowKey, Redirected};
 pub use packet::{Bypass, Bytes, Packet, Sender, Sent, Transport, decide_packet};
 pub use scope::{
-    EXEMPT_CGROUPS, Fallback, MAX_PORTS, MAX_RESOLVERS, PrefixAction, PrefixRule, ScopeConfig,
-    Settings, TooManyPorts, TooManyResolvers,
+    EXEMPT_CGROUPS, Fallback, MAX_PORTS, MAX_PREFIX_PORTS, MAX_RESOLVERS, PrefixAction, PrefixRule,
+    ScopeConfig, Settings, TooManyPorts, TooManyPrefixPorts, TooManyResolvers,
 };
-pub use socket::{NewSocket, RawSocket, SocketVerdict, decide_option, decide_socket};
+pub use socket::{NewSocket, SocketVerdict, Unjudged, decide_option, decide_socket};

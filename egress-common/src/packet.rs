@@ -85,6 +85,15 @@ impl Packet {
         None
     }
 
+    /// The port it goes to; [`Port::NONE`] where there is none, or none to be seen.
+    #[inline(always)]
+    pub const fn port(&self) -> Port {
+        match self.transport {
+            Transport::Tcp { port, .. } | Transport::Ports(port) => port,
+            Transport::Portless | Transport::Hidden => Port::NONE,
+        }
+    }
+
     #[inline(always)]
     fn read_v4(bytes: &impl Bytes, offset: u32) -> Option<Packet> {
         let header = bytes.read::<20>(offset)?;
@@ -189,6 +198,8 @@ pub enum Sender {
     Socket,
     /// A raw socket.
     Raw,
+    /// A socket of another protocol than TCP and UDP, whose `connect` or `sendmsg` nothing judges.
+    Unjudged,
     /// A packet socket: the frame was written by a process.
     Frame,
 }
@@ -213,6 +224,8 @@ pub enum Bypass {
     Socket,
     /// By a raw socket.
     Raw,
+    /// By a socket of another protocol.
+    Protocol,
     /// By a packet socket.
     Frame,
 }
@@ -224,6 +237,7 @@ impl Bypass {
         match self {
             Bypass::Socket => Counter::DropSocket,
             Bypass::Raw => Counter::DropRaw,
+            Bypass::Protocol => Counter::DropProtocol,
             Bypass::Frame => Counter::DropFrame,
         }
     }
@@ -241,23 +255,24 @@ impl Sent {
                 Transport::Tcp { opens: false, .. } | Transport::Portless | Transport::Hidden,
             ) => true,
             (Sender::Socket, Transport::Tcp { opens: true, .. } | Transport::Ports(_))
-            | (Sender::Raw | Sender::Frame, _) => false,
+            | (Sender::Raw | Sender::Unjudged | Sender::Frame, _) => false,
         }
     }
 
     #[inline(always)]
     const fn attempt(&self) -> Attempt {
-        let (protocol, port) = match self.packet.transport {
-            Transport::Tcp { port, .. } => (Protocol::Tcp, port),
-            Transport::Ports(port) => (Protocol::Udp, port),
-            Transport::Portless | Transport::Hidden => (Protocol::Other, Port::NONE),
+        let protocol = match self.packet.transport {
+            Transport::Tcp { .. } => Protocol::Tcp,
+            // Those of SCTP and DCCP too: nothing redirects them to where the port is captured.
+            Transport::Ports(_) => Protocol::Udp,
+            Transport::Portless | Transport::Hidden => Protocol::Other,
         };
         Attempt {
             cgroup: self.cgroup,
             protocol,
             form: Form::V6,
             dst: self.packet.dst,
-            port,
+            port: self.packet.port(),
             now: self.now,
         }
     }
@@ -268,6 +283,7 @@ impl Sent {
         match self.sender {
             Sender::Socket => Bypass::Socket,
             Sender::Raw => Bypass::Raw,
+            Sender::Unjudged => Bypass::Protocol,
             Sender::Frame => Bypass::Frame,
         }
     }
@@ -293,7 +309,8 @@ pub fn decide_packet(
     match decide(settings, scope, prefix, &sent.attempt()) {
         Verdict::Pass(Pass::Loopback | Pass::Exempt | Pass::Unregistered | Pass::Prefix) => Ok(()),
         Verdict::Pass(Pass::Protocol | Pass::OtherPort | Pass::Dns) => match sent.sender {
-            Sender::Socket => Ok(()),
+            // The kernel made the packet: its fragments hide nothing.
+            Sender::Socket | Sender::Unjudged => Ok(()),
             Sender::Raw | Sender::Frame if strict => Err(sent.way()),
             Sender::Raw | Sender::Frame => match sent.packet.transport {
                 Transport::Hidden => Err(sent.way()),

@@ -6,6 +6,9 @@ use crate::{Addr, Port};
 /// How many captured ports a scope can have.
 pub const MAX_PORTS: usize = 16;
 
+/// How many ports one destination prefix can tell apart.
+pub const MAX_PREFIX_PORTS: usize = 10;
+
 /// How many cgroups can be exempt.
 pub const EXEMPT_CGROUPS: usize = 4;
 
@@ -143,7 +146,7 @@ impl ScopeConfig {
         self.listen_v6
     }
 
-    /// What becomes of TCP and UDP to ports that are not captured.
+    /// What becomes of TCP and UDP to ports that are not captured, and of other protocols.
     #[inline(always)]
     pub const fn other_ports(&self) -> Fallback {
         Fallback::from_byte(self.other_ports)
@@ -239,46 +242,113 @@ impl Settings {
 pub enum PrefixAction {
     /// They are treated as if there were no prefix: an exception from a shorter one.
     Judge,
-    /// They pass, whatever the port.
+    /// TCP goes to the agent, as if the port were captured; what cannot is refused.
+    Redirect,
+    /// They pass.
     Pass,
-    /// They are refused, whatever the port.
+    /// They are refused.
     Refuse,
 }
 
-/// The map's form of a [`PrefixAction`].
-#[repr(C)]
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct PrefixRule {
-    action: u8,
-    zero: [u8; 3],
-}
-
-const _: () = assert!(size_of::<PrefixRule>() == 4);
-
-impl PrefixRule {
+impl PrefixAction {
     const JUDGE: u8 = 1;
     const PASS: u8 = 2;
+    const REDIRECT: u8 = 3;
 
-    /// The rule that does `action`.
-    pub const fn new(action: PrefixAction) -> PrefixRule {
-        PrefixRule {
-            action: match action {
-                PrefixAction::Judge => PrefixRule::JUDGE,
-                PrefixAction::Pass => PrefixRule::PASS,
-                PrefixAction::Refuse => 0,
-            },
-            zero: [0; 3],
+    const fn to_byte(self) -> u8 {
+        match self {
+            PrefixAction::Judge => PrefixAction::JUDGE,
+            PrefixAction::Pass => PrefixAction::PASS,
+            PrefixAction::Redirect => PrefixAction::REDIRECT,
+            PrefixAction::Refuse => 0,
         }
     }
 
-    /// What the rule does; it refuses unless its bytes say otherwise.
+    /// Refuses unless the byte says otherwise.
     #[inline(always)]
-    pub const fn action(&self) -> PrefixAction {
-        match self.action {
-            PrefixRule::JUDGE => PrefixAction::Judge,
-            PrefixRule::PASS => PrefixAction::Pass,
+    const fn from_byte(byte: u8) -> PrefixAction {
+        match byte {
+            PrefixAction::JUDGE => PrefixAction::Judge,
+            PrefixAction::PASS => PrefixAction::Pass,
+            PrefixAction::REDIRECT => PrefixAction::Redirect,
             _ => PrefixAction::Refuse,
         }
+    }
+}
+
+/// More ports in one prefix than [`MAX_PREFIX_PORTS`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct TooManyPrefixPorts;
+
+impl core::fmt::Display for TooManyPrefixPorts {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        write!(
+            f,
+            "at most {MAX_PREFIX_PORTS} ports of one destination prefix can be told apart"
+        )
+    }
+}
+
+impl core::error::Error for TooManyPrefixPorts {}
+
+/// What a destination prefix says of each port.
+#[repr(C)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct PrefixRule {
+    /// What is not used is [`Port::NONE`].
+    ports: [Port; MAX_PREFIX_PORTS],
+    actions: [u8; MAX_PREFIX_PORTS],
+    rest: u8,
+    zero: u8,
+}
+
+const _: () = assert!(size_of::<PrefixRule>() == 3 * MAX_PREFIX_PORTS + 2);
+
+impl PrefixRule {
+    /// The rule that does `rest` whatever the port, until [`with_port`](Self::with_port) says
+    /// otherwise of one.
+    pub const fn new(rest: PrefixAction) -> PrefixRule {
+        PrefixRule {
+            ports: [Port::NONE; MAX_PREFIX_PORTS],
+            actions: [0; MAX_PREFIX_PORTS],
+            rest: rest.to_byte(),
+            zero: 0,
+        }
+    }
+
+    /// Does `action` where the port, given in the machine's byte order, is this one. What was said
+    /// of a port before stands; port 0 is ignored.
+    ///
+    /// # Errors
+    /// Fails when there are more than [`MAX_PREFIX_PORTS`].
+    pub fn with_port(
+        mut self,
+        port: u16,
+        action: PrefixAction,
+    ) -> Result<PrefixRule, TooManyPrefixPorts> {
+        let port = Port::from_host(port);
+        if port.is_none() || self.ports.contains(&port) {
+            return Ok(self);
+        }
+        let free = self.ports.iter().position(|slot| slot.is_none());
+        let free = free.ok_or(TooManyPrefixPorts)?;
+        if let (Some(slot), Some(byte)) = (self.ports.get_mut(free), self.actions.get_mut(free)) {
+            *slot = port;
+            *byte = action.to_byte();
+        }
+        Ok(self)
+    }
+
+    /// What the rule does to connections to `port`.
+    #[inline(always)]
+    pub fn action(&self, port: Port) -> PrefixAction {
+        let mut byte = self.rest;
+        for (slot, action) in self.ports.iter().zip(self.actions) {
+            if !port.is_none() && *slot == port {
+                byte = action;
+            }
+        }
+        PrefixAction::from_byte(byte)
     }
 }
 
@@ -304,11 +374,31 @@ mod tests {
         assert_eq!(settings.unregistered(), Fallback::Pass);
         settings.unregistered = 7;
         assert_eq!(settings.unregistered(), Fallback::Refuse);
-        let unknown = PrefixRule {
-            action: 200,
-            zero: [0; 3],
-        };
-        assert_eq!(unknown.action(), PrefixAction::Refuse);
+        let mut unknown = PrefixRule::new(PrefixAction::Pass);
+        unknown.rest = 200;
+        assert_eq!(unknown.action(Port::DNS), PrefixAction::Refuse);
+    }
+
+    #[test]
+    fn a_prefix_tells_ports_apart() {
+        let rule = PrefixRule::new(PrefixAction::Judge)
+            .with_port(443, PrefixAction::Pass)
+            .and_then(|rule| rule.with_port(443, PrefixAction::Refuse))
+            .and_then(|rule| rule.with_port(8443, PrefixAction::Redirect))
+            .and_then(|rule| rule.with_port(0, PrefixAction::Pass))
+            .unwrap();
+        let action = |port| rule.action(Port::from_host(port));
+        assert_eq!(action(443), PrefixAction::Pass, "the first word stands");
+        assert_eq!(action(8443), PrefixAction::Redirect);
+        assert_eq!(action(80), PrefixAction::Judge);
+        assert_eq!(rule.action(Port::NONE), PrefixAction::Judge);
+        let full = (1..=10).try_fold(PrefixRule::new(PrefixAction::Refuse), |rule, port| {
+            rule.with_port(port, PrefixAction::Pass)
+        });
+        let full = full.unwrap();
+        assert_eq!(full.action(Port::from_host(10)), PrefixAction::Pass);
+        let more = full.with_port(11, PrefixAction::Pass);
+        assert_eq!(more, Err(TooManyPrefixPorts));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The decision about every socket that is made.
+//! The decision about every socket that is made, and about its options.
 
 use crate::{COMM_LEN, Caller, ScopeConfig, Settings};
 
@@ -45,19 +45,18 @@ pub fn decide_socket(
 ) -> SocketVerdict {
     let strict = scope.is_some_and(ScopeConfig::strict) && !settings.exempts(socket.cgroup);
     match (socket.kind, socket.protocol) {
-        (SOCK_STREAM, TCP | MPTCP) | (SOCK_DGRAM, UDP | UDPLITE | ICMP | ICMPV6) => {
-            SocketVerdict::Make
-        }
+        (SOCK_STREAM, TCP | MPTCP) | (SOCK_DGRAM, UDP | UDPLITE) => SocketVerdict::Make,
+        (SOCK_DGRAM, ICMP | ICMPV6) => SocketVerdict::Remember,
         _ if strict => SocketVerdict::Refuse,
         // Also where nothing is captured yet: that may change while the socket lives.
-        (SOCK_RAW, _) => SocketVerdict::Remember,
-        _ => SocketVerdict::Make,
+        _ => SocketVerdict::Remember,
     }
 }
 
 /// Whether a socket option may be set; `scope` is that of the socket's network namespace. In a
 /// captured one, options may not that let a packet or XDP socket hand its frames to the device
-/// past the programs on it.
+/// past the programs on it, nor those that give a socket a source address that is not its own: the
+/// answers of the agent's listener would leave the namespace, and the connect would hang.
 #[inline(always)]
 pub fn decide_option(
     settings: &Settings,
@@ -69,40 +68,55 @@ pub fn decide_option(
     const SOL_PACKET: i32 = 263;
     const PACKET_QDISC_BYPASS: i32 = 20;
     const SOL_XDP: i32 = 283;
+    const SOL_IP: i32 = 0;
+    const IP_TRANSPARENT: i32 = 19;
+    const SOL_IPV6: i32 = 41;
+    const IPV6_TRANSPARENT: i32 = 75;
 
     match (level, option) {
-        (SOL_PACKET, PACKET_QDISC_BYPASS) | (SOL_XDP, _) => {
-            scope.is_none() || settings.exempts(cgroup)
-        }
+        (SOL_PACKET, PACKET_QDISC_BYPASS)
+        | (SOL_XDP, _)
+        | (SOL_IP, IP_TRANSPARENT)
+        | (SOL_IPV6, IPV6_TRANSPARENT) => scope.is_none() || settings.exempts(cgroup),
         _ => true,
     }
 }
 
-/// What is stored with a raw socket: who made it, in which namespace. Packets know neither on
-/// every kernel.
+/// What is stored with a socket whose `connect` or `sendmsg` nothing judges: who made it, in which
+/// namespace. Packets know neither on every kernel.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct RawSocket {
+pub struct Unjudged {
     netns: u64,
     cgroup: u64,
     pid: u32,
     uid: u32,
     comm: [u8; COMM_LEN],
+    kind: u32,
+    zero: u32,
 }
 
-const _: () = assert!(size_of::<RawSocket>() == 40);
+const _: () = assert!(size_of::<Unjudged>() == 48);
 
-impl RawSocket {
-    /// A socket that `maker` made in the namespace with the cookie `netns`.
+impl Unjudged {
+    /// A socket of this kind that `maker` made in the namespace with the cookie `netns`.
     #[inline(always)]
-    pub const fn new(netns: u64, maker: Caller) -> RawSocket {
-        RawSocket {
+    pub const fn new(kind: u32, netns: u64, maker: Caller) -> Unjudged {
+        Unjudged {
             netns,
             cgroup: maker.cgroup,
             pid: maker.pid,
             uid: maker.uid,
             comm: maker.comm,
+            kind,
+            zero: 0,
         }
+    }
+
+    /// Whether the process writes the protocol's header itself.
+    #[inline(always)]
+    pub const fn is_raw(&self) -> bool {
+        self.kind == SOCK_RAW
     }
 
     /// Cookie of the namespace.
@@ -159,8 +173,11 @@ mod tests {
 
     #[test]
     fn a_strict_scope_makes_only_what_is_judged() {
-        for socket in &ANY[..6] {
+        for socket in &ANY[..4] {
             assert_eq!(decide(Some(true), 1, *socket), SocketVerdict::Make);
+        }
+        for ping in &ANY[4..6] {
+            assert_eq!(decide(Some(true), 1, *ping), SocketVerdict::Remember);
         }
         for socket in &ANY[6..] {
             assert_eq!(decide(Some(true), 1, *socket), SocketVerdict::Refuse);
@@ -175,7 +192,10 @@ mod tests {
             (263, 20, false),
             (263, 19, true),
             (283, 4, false),
+            (0, 19, false),
+            (41, 75, false),
             (1, 20, true),
+            (0, 20, true),
             (6, 1, true),
         ] {
             let may = |scope, cgroup| decide_option(&settings, scope, cgroup, level, option);
@@ -186,11 +206,12 @@ mod tests {
     }
 
     #[test]
-    fn elsewhere_raw_sockets_are_remembered_and_all_are_made() {
-        for socket in ANY {
-            let expected = match socket {
-                (SOCK_RAW, _) => SocketVerdict::Remember,
-                _ => SocketVerdict::Make,
+    fn elsewhere_all_are_made_and_what_nothing_judges_is_remembered() {
+        for (index, socket) in ANY.into_iter().enumerate() {
+            let expected = if index < 4 {
+                SocketVerdict::Make
+            } else {
+                SocketVerdict::Remember
             };
             assert_eq!(decide(Some(false), 1, socket), expected);
             assert_eq!(decide(None, 1, socket), expected);

@@ -63,7 +63,7 @@ pub(crate) fn judge(ctx: &SockAddrContext, dst: SockAddr) -> Judged {
     let verdict = match maps::settings() {
         Some(settings) => {
             let scope = maps::scope(netns);
-            let prefix = scope.and_then(|_| maps::prefix(attempt.dst));
+            let prefix = scope.and_then(|_| maps::prefix(attempt.dst, attempt.port));
             decide(settings, scope, prefix, &attempt)
         }
         None => Verdict::Refuse(Refuse::Settings),

@@ -4,6 +4,7 @@
 //! Each entry point is one call; the decision itself is `egress_common::decide`.
 #![no_std]
 #![no_main]
+#![feature(asm_experimental_arch)]
 
 mod caller;
 mod connect;

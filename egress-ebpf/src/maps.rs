@@ -6,9 +6,10 @@ use aya_ebpf::{
     btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf, SkStorage, lpm_trie},
     macros::btf_map,
 };
+use core::arch::asm;
 use egress_common::{
-    Addr, Allowance, Counter, Device, Event, Flow, FlowKey, PrefixAction, PrefixRule, RawSocket,
-    Redirected, ScopeConfig, Settings,
+    Addr, Allowance, Counter, Device, Event, Flow, FlowKey, Port, PrefixAction, PrefixRule,
+    Redirected, ScopeConfig, Settings, Unjudged,
     maps::{
         ALLOWANCES_LEN, COUNTERS_LEN, DEVICES_LEN, EVENTS_BYTES, FLOWS_LEN, PREFIXES_LEN,
         SCOPES_LEN,
@@ -39,9 +40,10 @@ pub(crate) static FLOWS: LruHashMap<FlowKey, Flow, FLOWS_LEN> = LruHashMap::new(
 #[btf_map]
 pub(crate) static SOCKETS: SkStorage<Redirected> = SkStorage::new();
 
-/// Raw sockets that processes made; an entry lives exactly as long as its socket.
+/// Sockets that processes made and whose `connect` or `sendmsg` nothing judges; an entry lives
+/// exactly as long as its socket.
 #[btf_map]
-pub(crate) static RAW_SOCKETS: SkStorage<RawSocket> = SkStorage::new();
+pub(crate) static UNJUDGED: SkStorage<Unjudged> = SkStorage::new();
 
 #[btf_map]
 static COUNTERS: PerCpuArray<u64, COUNTERS_LEN> = PerCpuArray::new();
@@ -82,17 +84,24 @@ pub(crate) fn netns_of(device: Device) -> Option<u64> {
 }
 
 #[inline(always)]
-pub(crate) fn prefix(addr: Addr) -> Option<PrefixAction> {
+pub(crate) fn prefix(addr: Addr, port: Port) -> Option<PrefixAction> {
     PREFIXES
         .get(&lpm_trie::Key::new(128, addr))
-        .map(PrefixRule::action)
+        .map(|rule| rule.action(port))
 }
 
 #[inline(always)]
 pub(crate) fn count(counter: Counter) {
     if let Some(slot) = COUNTERS.get_ptr_mut(counter.index()) {
-        // SAFETY: the slot is this processor's own, and a program is not interrupted by another
-        // one that counts on the same processor.
-        unsafe { *slot += 1 };
+        // SAFETY: the slot is this processor's own. A packet's program may interrupt another one
+        // on it, so that the addition is one instruction; `core` has none for this target.
+        unsafe {
+            asm!(
+                "lock *(u64 *)({slot} + 0) += {one}",
+                slot = in(reg) slot,
+                one = in(reg) 1u64,
+                options(nostack),
+            );
+        }
     }
 }

@@ -11,13 +11,12 @@ use aya_ebpf::{
 };
 use core::{ffi::c_void, mem::MaybeUninit, ptr};
 use egress_common::{
-    Bypass, Bytes, COMM_LEN, Caller, Packet, Port, RawSocket, Sender, Sent, Target, Transport,
-    decide_packet,
+    Bypass, Bytes, COMM_LEN, Caller, Packet, Sender, Sent, Target, Unjudged, decide_packet,
 };
 
 use crate::{
     ALLOW, DENY, evidence,
-    maps::{self, PACKET_NETNS, RAW_SOCKETS, count},
+    maps::{self, PACKET_NETNS, UNJUDGED, count},
 };
 
 const AF_PACKET: u32 = 17;
@@ -28,7 +27,7 @@ pub(crate) fn leave(ctx: &SkBuffContext) -> i32 {
     let buffer = Buffer { skb: ctx.skb.skb };
     match Packet::read(&buffer, 0).map(|packet| judge(buffer, packet, || None)) {
         None | Some(Ok(())) => ALLOW,
-        Some(Err(Bypass::Socket | Bypass::Raw | Bypass::Frame)) => DENY,
+        Some(Err(Bypass::Socket | Bypass::Raw | Bypass::Protocol | Bypass::Frame)) => DENY,
     }
 }
 
@@ -66,10 +65,11 @@ pub(crate) fn judge(
         return Ok(());
     }
     let socket = socket(buffer);
-    let raw = raw(socket);
+    let unjudged = unjudged(socket);
     let mut sent = Sent {
-        sender: match raw {
-            Some(_) => Sender::Raw,
+        sender: match unjudged {
+            Some(unjudged) if unjudged.is_raw() => Sender::Raw,
+            Some(_) => Sender::Unjudged,
             None if is_packet_socket(socket) => Sender::Frame,
             None => Sender::Socket,
         },
@@ -80,8 +80,8 @@ pub(crate) fn judge(
     if sent.continues() {
         return Ok(());
     }
-    let netns = match raw {
-        Some(raw) => Some(raw.netns()),
+    let netns = match unjudged {
+        Some(unjudged) => Some(unjudged.netns()),
         None => netns(buffer, socket).or_else(device),
     };
     let Some(netns) = netns else {
@@ -96,27 +96,24 @@ pub(crate) fn judge(
     let verdict = match maps::settings() {
         Some(settings) => {
             let scope = maps::scope(netns);
-            let prefix = scope.and_then(|_| maps::prefix(packet.dst));
+            let prefix = scope.and_then(|_| maps::prefix(packet.dst, sent.packet.port()));
             decide_packet(settings, scope, prefix, &sent)
         }
         None => Err(sent.way()),
     };
-    verdict.inspect_err(|bypass| tell(*bypass, &sent, raw, netns))
+    verdict.inspect_err(|bypass| tell(*bypass, &sent, unjudged, netns))
 }
 
 #[inline(always)]
-fn tell(bypass: Bypass, sent: &Sent, raw: Option<&RawSocket>, netns: u64) {
+fn tell(bypass: Bypass, sent: &Sent, unjudged: Option<&Unjudged>, netns: u64) {
     count(bypass.counter());
     let target = Target {
         protocol: u16::from(sent.packet.protocol),
         dst: sent.packet.dst,
-        port: match sent.packet.transport {
-            Transport::Tcp { port, .. } | Transport::Ports(port) => port,
-            Transport::Portless | Transport::Hidden => Port::NONE,
-        },
+        port: sent.packet.port(),
     };
-    let sender = match raw {
-        Some(raw) => raw.maker(),
+    let sender = match unjudged {
+        Some(unjudged) => unjudged.maker(),
         None => Caller {
             cgroup: sent.cgroup,
             pid: 0,
@@ -147,18 +144,18 @@ fn is_packet_socket(socket: *mut bpf_sock) -> bool {
     !socket.is_null() && unsafe { (*socket).family } == AF_PACKET
 }
 
-/// What is known of the socket if it is a raw one that a process made.
+/// What is known of the socket if it is one that nothing judges and that a process made.
 #[inline(always)]
-fn raw(socket: *mut bpf_sock) -> Option<&'static RawSocket> {
+fn unjudged(socket: *mut bpf_sock) -> Option<&'static Unjudged> {
     if socket.is_null() {
         return None;
     }
-    let map: *mut c_void = ptr::from_ref(&RAW_SOCKETS).cast_mut().cast();
+    let map: *mut c_void = ptr::from_ref(&UNJUDGED).cast_mut().cast();
     // SAFETY: `socket` is one and not null; the result is its storage, of the map's value type and
     // written once before anybody knew the socket, or null.
     unsafe {
         bpf_sk_storage_get(map, socket.cast(), ptr::null_mut(), 0)
-            .cast::<RawSocket>()
+            .cast::<Unjudged>()
             .as_ref()
     }
 }

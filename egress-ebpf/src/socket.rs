@@ -1,5 +1,5 @@
 //! Sockets as they are made: a strict scope refuses what no other program would judge; elsewhere
-//! raw sockets are remembered with their maker.
+//! such sockets are remembered with their maker.
 
 use aya_ebpf::{
     EbpfContext as _,
@@ -11,14 +11,14 @@ use aya_ebpf::{
 };
 use core::{ffi::c_void, ptr};
 use egress_common::{
-    Addr, Counter, NewSocket, Port, RawSocket, SocketVerdict, Target, decide_socket,
+    Addr, Counter, NewSocket, Port, SocketVerdict, Target, Unjudged, decide_socket,
 };
 
 use crate::{
     ALLOW, DENY,
     caller::caller,
     evidence,
-    maps::{self, RAW_SOCKETS, count},
+    maps::{self, UNJUDGED, count},
 };
 
 #[inline(always)]
@@ -31,7 +31,7 @@ pub(crate) fn create(ctx: &SockContext) -> i32 {
     };
     match decide_socket(settings, maps::scope(netns), &socket) {
         SocketVerdict::Make => ALLOW,
-        SocketVerdict::Remember => match remember(ctx, netns) {
+        SocketVerdict::Remember => match remember(ctx, &socket, netns) {
             Some(()) => ALLOW,
             None => refuse(ctx, &socket, netns, Counter::RefuseStorage),
         },
@@ -75,17 +75,17 @@ fn read(ctx: &SockContext) -> NewSocket {
 }
 
 #[inline(always)]
-fn remember(ctx: &SockContext, netns: u64) -> Option<()> {
-    let map: *mut c_void = ptr::from_ref(&RAW_SOCKETS).cast_mut().cast();
+fn remember(ctx: &SockContext, socket: &NewSocket, netns: u64) -> Option<()> {
+    let map: *mut c_void = ptr::from_ref(&UNJUDGED).cast_mut().cast();
     let flags = u64::from(BPF_SK_STORAGE_GET_F_CREATE);
     // SAFETY: the helper accepts the context of a socket program for its socket; the result is
     // the socket's storage, of the map's value type, or null.
-    let stored: *mut RawSocket =
+    let stored: *mut Unjudged =
         unsafe { bpf_sk_storage_get(map, ctx.as_ptr(), ptr::null_mut(), flags).cast() };
     if stored.is_null() {
         return None;
     }
     // SAFETY: not null, and nobody else knows the socket yet.
-    unsafe { *stored = RawSocket::new(netns, caller(ctx)) };
+    unsafe { *stored = Unjudged::new(socket.kind, netns, caller(ctx)) };
     Some(())
 }

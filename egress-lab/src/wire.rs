@@ -5,7 +5,7 @@ use std::io;
 use std::mem;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsRawFd as _, OwnedFd};
-use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -13,7 +13,9 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use rustix::net::netdevice::name_to_index;
 use rustix::net::sockopt::{Timeout, set_socket_recv_buffer_size_force, set_socket_timeout};
-use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
+use rustix::net::{
+    AddressFamily, Protocol, SendFlags, SocketAddrV4, SocketFlags, SocketType, sendto, socket_with,
+};
 
 use crate::lab::{Host, Lab};
 use crate::wait;
@@ -46,7 +48,7 @@ pub struct Wire {
     seen: Arc<Mutex<BTreeMap<Target, Count>>>,
     stop: Arc<AtomicBool>,
     watcher: Option<JoinHandle<()>>,
-    next_mark: AtomicU16,
+    marks: AtomicU64,
 }
 
 /// TCP's protocol number.
@@ -67,8 +69,9 @@ const PACKET: u16 = AddressFamily::PACKET.as_raw();
 )]
 const EVERY_PROTOCOL: u16 = libc::ETH_P_ALL as u16;
 
-/// Marks go to the internet's end of the link, to ports from here on, where nobody listens.
-const FIRST_MARK: u16 = 60_000;
+/// The protocol of the marks, which go to the internet's end of the link: one for experiments (RFC
+/// 3692, section 2.1), and without ports, so that no rule about ports is in its way.
+const MARK: u8 = 253;
 
 impl Wire {
     /// Starts watching what leaves `host`.
@@ -92,36 +95,37 @@ impl Wire {
             seen,
             stop,
             watcher: Some(watcher),
-            next_mark: AtomicU16::new(FIRST_MARK),
+            marks: AtomicU64::new(0),
         })
     }
 
     /// Everything that has left `host` until now, by target.
     ///
-    /// "Until now" is made certain: the host sends a datagram of its own, and the answer is given
+    /// "Until now" is made certain: the host sends a packet of its own, and the answer is given
     /// once the watcher has seen it.
     ///
     /// # Errors
-    /// When the datagram does not arrive or the kernel dropped packets for want of room, which
+    /// When the packet does not arrive or the kernel dropped packets for want of room, which
     /// would make "nothing seen" worthless.
     pub fn seen(&self, host: &Host) -> anyhow::Result<BTreeMap<Target, Count>> {
-        let port = self.next_mark.fetch_add(1, Ordering::Relaxed);
         let mark = Target {
-            protocol: UDP,
+            protocol: MARK,
             address: host.next_hop.into(),
-            port,
+            port: 0,
         };
-        let socket = host.namespace.udp((host.v4, 0).into())?;
-        socket.send_to(b"mark", (host.next_hop, port))?;
+        host.namespace.run(|| send_mark(host.next_hop))??;
+        let marks = self.marks.fetch_add(1, Ordering::Relaxed) + 1;
         wait::until("the watcher sees the mark", || {
-            lock(&self.seen).contains_key(&mark).then_some(())
+            let seen = lock(&self.seen);
+            let count = seen.get(&mark)?;
+            (count.packets >= marks).then_some(())
         })?;
         let dropped = dropped(&self.socket)?;
         if dropped > 0 {
             bail!("the watcher missed {dropped} packets");
         }
         let mut seen = lock(&self.seen).clone();
-        seen.retain(|target, _| target.address != mark.address || target.port < FIRST_MARK);
+        seen.remove(&mark);
         Ok(seen)
     }
 
@@ -219,6 +223,22 @@ fn packet_socket(interface: &str) -> io::Result<OwnedFd> {
     ignore_outgoing(&socket)?;
     bind(&socket, name_to_index(&socket, interface)?)?;
     Ok(socket)
+}
+
+fn send_mark(to: Ipv4Addr) -> io::Result<()> {
+    let socket = socket_with(
+        AddressFamily::INET,
+        SocketType::RAW,
+        SocketFlags::CLOEXEC,
+        std::num::NonZeroU32::new(MARK.into()).map(Protocol::from_raw),
+    )?;
+    sendto(
+        &socket,
+        b"mark",
+        SendFlags::empty(),
+        &SocketAddrV4::new(to, 0),
+    )?;
+    Ok(())
 }
 
 fn bind(socket: &OwnedFd, interface: u32) -> io::Result<()> {

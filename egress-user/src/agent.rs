@@ -3,6 +3,7 @@
 pub mod capture;
 mod connection;
 pub mod discovery;
+pub mod evidence;
 pub mod listener;
 pub mod scopes;
 pub mod tunnels;

@@ -2,6 +2,7 @@
 //! program needs, with every mistake of a run at once.
 
 pub mod agent;
+mod destinations;
 pub mod gateway;
 
 use std::net::SocketAddr;

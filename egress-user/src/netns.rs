@@ -1,6 +1,7 @@
 //! Network namespaces: their cookies, work inside them, and the agent's listeners there.
 
-use std::fs::File;
+use std::collections::HashSet;
+use std::fs::{self, File};
 use std::io;
 use std::mem::size_of;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
@@ -158,6 +159,27 @@ impl Netns {
     }
 }
 
+/// Every network namespace that a process is in or that has a name, such as one in `/run/netns`, as
+/// far as they can be opened.
+pub fn all() -> Vec<Netns> {
+    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let of_processes = processes.map(|process| process.path().join("ns/net"));
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let mut seen = HashSet::new();
+    of_processes
+        .chain(mounts.lines().filter_map(mounted))
+        .filter_map(|path| Netns::at(path).ok())
+        .filter(|netns| netns.inode().is_ok_and(|inode| seen.insert(inode)))
+        .collect()
+}
+
+/// Where a line of proc(5)'s `mountinfo` says that a network namespace is mounted.
+fn mounted(line: &str) -> Option<PathBuf> {
+    let mut words = line.split(' ').skip(3);
+    let (root, point) = (words.next()?, words.next()?);
+    root.starts_with("net:[").then(|| PathBuf::from(point))
+}
+
 /// The agent's listeners in one network namespace. They stay there, whichever thread accepts.
 #[derive(Debug)]
 pub struct Listeners {
@@ -221,6 +243,22 @@ mod tests {
         if let Some(v6) = listeners.v6 {
             assert_eq!(v6.local_addr().unwrap().ip(), Ipv6Addr::LOCALHOST);
         }
+    }
+
+    #[test]
+    fn mounted_namespaces_are_found() {
+        let line = "632 28 0:4 net:[4026532288] /run/netns/job rw shared:318 - nsfs nsfs rw";
+        assert_eq!(mounted(line), Some(PathBuf::from("/run/netns/job")));
+        let proc = "24 30 0:22 / /proc rw,nosuid - proc proc rw";
+        assert_eq!(mounted(proc), None);
+        assert_eq!(mounted(""), None);
+    }
+
+    #[test]
+    fn all_has_one_s_own_once() {
+        let own = Netns::current().unwrap().inode().unwrap();
+        let all: Vec<u64> = all().iter().map(|netns| netns.inode().unwrap()).collect();
+        assert_eq!(all.iter().filter(|inode| **inode == own).count(), 1);
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! connection walks through the rooms, and finishes it with a verdict. A
 //! record that is dropped unfinished is still written, as `failed`.
 
+mod kernel;
 mod metrics;
 mod sink;
 mod tally;
@@ -22,6 +23,7 @@ use crate::connection_id::ConnectionId;
 use crate::refusal::{Class, Refusal};
 use crate::workload::{Process, Workload};
 
+pub use kernel::KernelRefusal;
 pub use metrics::{Metrics, TunnelEvent};
 pub use sink::{LogFormat, Recorder, SinkError, Target};
 pub use tally::{Tally, TallyRow};
@@ -36,6 +38,8 @@ pub enum Hop {
     Agent,
     /// The gateway, next to the outside.
     Gateway,
+    /// The kernel programs, which refused something that never became a connection.
+    Kernel,
 }
 
 impl Hop {
@@ -44,6 +48,7 @@ impl Hop {
         match self {
             Hop::Agent => "agent",
             Hop::Gateway => "gateway",
+            Hop::Kernel => "kernel",
         }
     }
 }
@@ -190,6 +195,13 @@ pub struct Record {
     /// Where the application meant to connect.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub original_dst: Option<String>,
+    /// Kernel: the transport protocol, by name or number.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub protocol: Option<Cow<'static, str>>,
+    /// Kernel: how many refusals of the same cgroup were counted and not recorded since the last
+    /// one that was.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub withheld: Option<u32>,
     /// Protocols offered in the ClientHello (ALPN).
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub alpn: Vec<String>,
@@ -255,6 +267,8 @@ impl Record {
             process: None,
             client: None,
             original_dst: None,
+            protocol: None,
+            withheld: None,
             alpn: Vec::new(),
             tls_versions: Vec::new(),
             ech: None,

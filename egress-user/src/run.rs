@@ -20,6 +20,7 @@ use egress_common::Fallback;
 use rustls::pki_types::UnixTime;
 
 use crate::agent::capture::{Capture, CaptureOptions, Scope};
+use crate::agent::evidence::Evidence;
 use crate::agent::listener::{self, BoundScope};
 use crate::agent::tunnels::{Endpoint, Tunnels};
 use crate::agent::{self, Agent, AgentParts, Serving};
@@ -139,6 +140,7 @@ struct Served {
     runtime: tokio::runtime::Runtime,
     _serving: Serving,
     drainer: Drainer,
+    evidence: Evidence,
     recorder: Recorder,
     tally: Arc<Tally>,
 }
@@ -146,6 +148,7 @@ struct Served {
 impl Served {
     fn finish(self, capture: &Capture, left_behind: bool) -> String {
         self.runtime.block_on(self.drainer.drain(DRAIN));
+        self.runtime.block_on(self.evidence.finish());
         self.recorder.close();
         let painter = Painter::new(std::io::stderr().is_terminal());
         let kernel = capture.counters().totals();
@@ -168,6 +171,7 @@ fn serve(
             listen_v6: scope.v6_port()?,
             ports: options.ports.clone(),
             other_ports: options.other_ports,
+            strict: false,
         },
     )?;
     let signals = command::catch_signals()?;
@@ -187,7 +191,7 @@ fn serve(
         recorder: recorder.clone(),
     };
     let start = halves.start(scope, capture, cgroup2, options.verbose, drain);
-    let serving = runtime.block_on(start)?;
+    let (serving, evidence) = runtime.block_on(start)?;
     let code = match command::start(&options.command, cgroup, invoker, descriptors) {
         Ok(mut child) => command::exit_code(command::wait(&mut child, signals)?),
         Err(NotStarted { code, error }) => {
@@ -199,6 +203,7 @@ fn serve(
         runtime,
         _serving: serving,
         drainer,
+        evidence,
         recorder,
         tally,
     };
@@ -221,10 +226,13 @@ impl Halves {
         cgroups: Cgroup2,
         verbose: bool,
         drain: Drain,
-    ) -> anyhow::Result<Serving> {
+    ) -> anyhow::Result<(Serving, Evidence)> {
         if verbose {
             capture.start_log()?;
         }
+        let events = capture.events();
+        let events = events.context("somebody else reads what the kernel tells")?;
+        let evidence = Evidence::start(events, self.recorder.clone(), cgroups.clone())?;
         let identities = Identities::new()?;
         let gateway = Gateway::bind(GatewayParts {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
@@ -255,7 +263,7 @@ impl Halves {
         let agent = Agent::new(parts, drain);
         let serving = agent.serve(scope).context("cannot serve on loopback")?;
         tokio::spawn(agent.keep_warm());
-        Ok(serving)
+        Ok((serving, evidence))
     }
 }
 

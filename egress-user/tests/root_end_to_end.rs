@@ -18,6 +18,8 @@ mod clients;
 mod admin;
 #[path = "root_end_to_end/bulk.rs"]
 mod bulk;
+#[path = "root_end_to_end/bypass.rs"]
+mod bypass;
 #[path = "root_end_to_end/carried.rs"]
 mod carried;
 #[path = "root_end_to_end/certificates.rs"]

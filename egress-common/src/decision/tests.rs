@@ -181,6 +181,43 @@ fn prefixes_come_before_ports() {
         judge(PrefixAction::Judge, 443),
         Verdict::Redirect(_)
     ));
+    for port in [443, 22] {
+        let verdict = judge(PrefixAction::Redirect, port);
+        assert!(matches!(verdict, Verdict::Redirect(_)), "{verdict:?}");
+    }
+}
+
+#[test]
+fn what_cannot_be_redirected_is_refused_where_a_prefix_redirects() {
+    let judge = |protocol| {
+        decide(
+            &settings(Fallback::Pass),
+            Some(&scope(Fallback::Refuse)),
+            Some(PrefixAction::Redirect),
+            &attempt(protocol, "10.1.2.3", 22),
+        )
+    };
+    assert_eq!(judge(Protocol::Udp), Verdict::Refuse(Refuse::Udp));
+    assert_eq!(judge(Protocol::Other), Verdict::Refuse(Refuse::Protocol));
+}
+
+#[test]
+fn other_protocols_follow_other_ports() {
+    for (fallback, verdict) in [
+        (Fallback::Pass, Verdict::Pass(Pass::Protocol)),
+        (Fallback::Refuse, Verdict::Refuse(Refuse::Protocol)),
+    ] {
+        for port in [443, 0] {
+            let attempt = attempt(Protocol::Other, "192.0.2.1", port);
+            let judged = decide(
+                &settings(Fallback::Pass),
+                Some(&scope(fallback)),
+                None,
+                &attempt,
+            );
+            assert_eq!(judged, verdict);
+        }
+    }
 }
 
 #[test]
@@ -216,6 +253,7 @@ fn any_prefix() -> impl Strategy<Value = Option<PrefixAction>> {
         1 => Just(Some(PrefixAction::Judge)),
         1 => Just(Some(PrefixAction::Pass)),
         1 => Just(Some(PrefixAction::Refuse)),
+        1 => Just(Some(PrefixAction::Redirect)),
     ]
 }
 
@@ -301,7 +339,8 @@ proptest! {
         (scope, attempt) in captured(),
         unregistered in any_fallback(),
     ) {
-        for prefix in [None, Some(PrefixAction::Judge), Some(PrefixAction::Refuse)] {
+        let prefixes = [PrefixAction::Judge, PrefixAction::Refuse, PrefixAction::Redirect];
+        for prefix in prefixes.map(Some).into_iter().chain([None]) {
             let verdict = decide(&settings(unregistered), Some(&scope), prefix, &attempt);
             prop_assert!(!matches!(verdict, Verdict::Pass(_)), "{verdict:?}");
         }

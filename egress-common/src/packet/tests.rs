@@ -212,9 +212,10 @@ fn sent(sender: Sender, dst: &str, transport: Transport) -> Sent {
     }
 }
 
-const SENDERS: [(Sender, Bypass); 3] = [
+const SENDERS: [(Sender, Bypass); 4] = [
     (Sender::Socket, Bypass::Socket),
     (Sender::Raw, Bypass::Raw),
+    (Sender::Unjudged, Bypass::Protocol),
     (Sender::Frame, Bypass::Frame),
 ];
 
@@ -238,9 +239,10 @@ fn captured_ports_are_closed_to_every_sender() {
 fn what_stands_goes_on_but_raw_packets_never_stood() {
     for transport in [to(443, false), Transport::Hidden] {
         for (sender, bypass) in SENDERS {
-            let expected = match sender {
-                Sender::Socket => Ok(()),
-                Sender::Raw | Sender::Frame => Err(bypass),
+            let expected = match (sender, transport) {
+                // The kernel made the fragments of what such a socket sent.
+                (Sender::Socket, _) | (Sender::Unjudged, Transport::Hidden) => Ok(()),
+                (Sender::Raw | Sender::Unjudged | Sender::Frame, _) => Err(bypass),
             };
             assert_eq!(
                 judge(&scope(), &sent(sender, "192.0.2.1", transport)),
@@ -263,9 +265,13 @@ fn the_rest_follows_the_scope() {
         }
         let ping = sent(sender, "192.0.2.1", Transport::Portless);
         assert_eq!(judge(&scope(), &ping), Ok(()));
-        assert_eq!(judge(&closed, &ping), Ok(()));
         let expected = match sender {
             Sender::Socket => Ok(()),
+            Sender::Raw | Sender::Unjudged | Sender::Frame => Err(bypass),
+        };
+        assert_eq!(judge(&closed, &ping), expected);
+        let expected = match sender {
+            Sender::Socket | Sender::Unjudged => Ok(()),
             Sender::Raw | Sender::Frame => Err(bypass),
         };
         assert_eq!(judge(&strict, &ping), expected);
@@ -279,7 +285,7 @@ fn loopback_exemption_prefix_and_unregistered_hold_for_packets_too() {
         neighbour.cgroup = 0;
         let expected = match sender {
             Sender::Socket => Ok(()),
-            Sender::Raw | Sender::Frame => Err(bypass),
+            Sender::Raw | Sender::Unjudged | Sender::Frame => Err(bypass),
         };
         assert_eq!(
             decide_packet(&settings(Fallback::Refuse), None, None, &neighbour),

@@ -25,14 +25,14 @@ use std::time::Duration;
 use aya::maps::{Array, HashMap, LpmTrie, MapData, lpm_trie};
 use aya::{Ebpf, EbpfLoader, include_bytes_aligned};
 use aya_log::{EbpfLogger, Level};
-use egress_common::{Addr, EXEMPT_CGROUPS, Port, PrefixRule, ScopeConfig, Settings, maps};
+use egress_common::{Addr, EXEMPT_CGROUPS, Port, ScopeConfig, Settings, maps};
 use ipnet::IpNet;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tracing::debug;
 
 pub use counters::Counters;
-pub use egress_common::{Fallback, PrefixAction};
+pub use egress_common::{Fallback, PrefixAction, PrefixRule};
 pub use error::CaptureError;
 pub use events::{EventStream, Events, KernelEvent};
 pub use flows::{FlowRecord, Flows};
@@ -72,9 +72,14 @@ pub struct Scope {
     pub listen_v6: Option<u16>,
     /// The captured ports: TCP to them is redirected, UDP refused.
     pub ports: Vec<u16>,
-    /// What becomes of TCP and UDP to other ports. Where they are refused, names can still be
-    /// resolved at [`CaptureOptions::resolvers`].
+    /// What becomes of TCP and UDP to other ports, and of other protocols. Where they are refused,
+    /// names can still be resolved at [`CaptureOptions::resolvers`].
     pub other_ports: Fallback,
+    /// Whether sockets whose packets nothing redirects are not even made: raw ones, and those of
+    /// other protocols than TCP, UDP and ping. Packet sockets can be made, since the kernel asks no
+    /// program of a cgroup about them; what they send ends at the guard of the
+    /// [interfaces](Capture::guard_interfaces).
+    pub strict: bool,
 }
 
 /// The loaded programs and their maps.
@@ -152,35 +157,11 @@ impl Capture {
     /// # Errors
     /// Fails when there are too many ports or namespaces.
     pub fn add_scope(&mut self, netns: NetnsCookie, scope: &Scope) -> Result<(), CaptureError> {
-        self.put_scope(netns, scope, false)
-    }
-
-    /// As [`add_scope`](Self::add_scope), and sockets whose packets nothing redirects are not even
-    /// made there: raw ones, and those of other protocols than TCP, UDP and ping. Packet sockets
-    /// can be made, since the kernel asks no program of a cgroup about them; what they send ends
-    /// at the guard of the [interfaces](Self::guard_interfaces).
-    ///
-    /// # Errors
-    /// As there.
-    pub fn add_strict_scope(
-        &mut self,
-        netns: NetnsCookie,
-        scope: &Scope,
-    ) -> Result<(), CaptureError> {
-        self.put_scope(netns, scope, true)
-    }
-
-    fn put_scope(
-        &mut self,
-        netns: NetnsCookie,
-        scope: &Scope,
-        strict: bool,
-    ) -> Result<(), CaptureError> {
         let listen_v6 = scope.listen_v6.map_or(Port::NONE, Port::from_host);
         let config = ScopeConfig::new(Port::from_host(scope.listen_v4), listen_v6)
             .with_ports(&scope.ports)?
             .with_other_ports(scope.other_ports)
-            .with_strict(strict);
+            .with_strict(scope.strict);
         self.scopes
             .insert(netns.get(), config, 0)
             .map_err(error::write(maps::SCOPES))
@@ -204,8 +185,9 @@ impl Capture {
     /// It is for namespaces that belong to workloads alone: others in the namespace, which no
     /// cgroup exempts, are held to the same rules. Devices that are made later are not guarded
     /// until this is called again. The guards are taken away with the
-    /// [scope](Self::remove_scope), and when this is dropped; they are never pinned. Before Linux
-    /// 6.15 those of a process that is killed stay on their devices as they are.
+    /// [scope](Self::remove_scope), and when this is dropped, unless they are [pinned](Self::pin).
+    /// Before Linux 6.15 those of a process that is killed stay on their devices as they are, until
+    /// the next process guards them or takes them away.
     ///
     /// It blocks for the time of a thread's life; not to be called on an async worker.
     ///
@@ -229,14 +211,14 @@ impl Capture {
         }
     }
 
-    /// Says what becomes of connections of captured namespaces into a destination prefix, whatever
-    /// their port; the longest prefix decides.
+    /// Says what becomes of connections of captured namespaces into a destination prefix; the
+    /// longest prefix decides.
     ///
     /// # Errors
     /// Fails when there are too many prefixes.
-    pub fn set_prefix(&mut self, prefix: IpNet, action: PrefixAction) -> Result<(), CaptureError> {
+    pub fn set_prefix(&mut self, prefix: IpNet, rule: PrefixRule) -> Result<(), CaptureError> {
         self.prefixes
-            .insert(&prefix_key(prefix), PrefixRule::new(action), 0)
+            .insert(&prefix_key(prefix), rule, 0)
             .map_err(error::write(maps::PREFIXES))
     }
 
@@ -288,8 +270,9 @@ impl Capture {
         Ok(())
     }
 
-    /// Pins every link in the directory `dir` of a bpf file system: the programs stay attached
-    /// when this process ends, and captured connections that nobody listens for are refused.
+    /// Pins every link in the directory `dir` of a bpf file system, and the guards of interfaces
+    /// too, those to come included: the programs stay attached when this process ends, and captured
+    /// connections that nobody listens for are refused.
     ///
     /// Links that an earlier process pinned there are replaced, after this one's programs were
     /// attached, so that there is no moment without programs: while both are, an address that the
@@ -302,7 +285,7 @@ impl Capture {
         // Only the pins hold the links from now on, so that a successor that replaces them ends
         // them, while this process goes on serving what it has accepted.
         drop(pins::replace(dir, mem::take(&mut self.links))?);
-        Ok(())
+        self.guards.pin(dir)
     }
 }
 

@@ -232,13 +232,16 @@ impl Discovery {
         let Ok(inode) = fs::metadata(path).map(|metadata| metadata.ino()) else {
             return;
         };
-        alive.insert(inode);
+        let first = alive.insert(inode);
         if self.scopes.contains(inode) {
+            if first && let Err(error) = self.scopes.guard(inode) {
+                tracing::warn!("{:#}", anyhow::Error::new(error));
+            }
             return;
         }
         let added = Netns::at(path)
             .map_err(Into::into)
-            .and_then(|netns| self.scopes.add(&netns));
+            .and_then(|netns| self.scopes.add(netns));
         match added {
             Ok(_) => {
                 self.failed.remove(&inode);

@@ -1,7 +1,8 @@
 //! The captured network namespaces, added and removed while traffic flows.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -17,8 +18,10 @@ use crate::netns::{Netns, NetnsCookie, NetnsError};
 pub struct ScopeOptions {
     /// Ports that are redirected.
     pub ports: Vec<u16>,
-    /// What happens to other ports.
+    /// What happens to other ports, and to other protocols.
     pub other_ports: Fallback,
+    /// Whether sockets that nothing redirects are refused, see [`Scope::strict`].
+    pub strict: bool,
 }
 
 /// Why a namespace cannot be captured.
@@ -46,7 +49,18 @@ pub struct Scopes {
     capture: Arc<Mutex<Capture>>,
     options: ScopeOptions,
     runtime: Handle,
-    serving: HashMap<u64, (NetnsCookie, Serving)>,
+    serving: HashMap<u64, Served>,
+    /// Namespaces that others live in as well, by inode.
+    shared: HashSet<u64>,
+}
+
+/// One namespace that is served.
+struct Served {
+    cookie: NetnsCookie,
+    netns: Netns,
+    _serving: Serving,
+    /// Why it has no guard on its devices was said.
+    unguarded: bool,
 }
 
 impl Scopes {
@@ -58,6 +72,7 @@ impl Scopes {
             options,
             runtime: Handle::current(),
             serving: HashMap::new(),
+            shared: shared(),
         }
     }
 
@@ -81,16 +96,18 @@ impl Scopes {
         self.serving.contains_key(&inode)
     }
 
-    /// Captures a namespace: first the listeners, then what leads to them. Gives
-    /// its inode. One that is captured already is left as it is.
+    /// Captures a namespace: first the listeners, then what leads to them, then the guard on its
+    /// devices, unless it is one that others live in too. Gives its inode. One that is captured
+    /// already is left as it is.
     ///
     /// It blocks for the time of a thread's life; not to be called on a worker.
     ///
     /// # Errors
     /// Any [`ScopeError`]; nothing is captured then.
-    pub fn add(&mut self, netns: &Netns) -> Result<u64, ScopeError> {
+    pub fn add(&mut self, netns: Netns) -> Result<u64, ScopeError> {
+        let path = netns.path().to_owned();
         let failed = |source| ScopeError::Listen {
-            path: netns.path().to_owned(),
+            path: path.clone(),
             source,
         };
         let inode = netns.inode().map_err(failed)?;
@@ -100,13 +117,52 @@ impl Scopes {
         let bound = netns.on_thread(listener::bind_here)?.map_err(failed)?;
         let cookie = bound.cookie();
         let scope = self.scope(&bound).map_err(failed)?;
-        let guard = self.runtime.enter();
+        let runtime = self.runtime.enter();
         let serving = self.agent.serve(bound).map_err(failed)?;
-        drop(guard);
+        drop(runtime);
         self.kernel().add_scope(cookie, &scope)?;
-        self.serving.insert(inode, (cookie, serving));
-        tracing::debug!(netns = %netns.path().display(), "captured a network namespace");
+        let served = Served {
+            cookie,
+            netns,
+            _serving: serving,
+            unguarded: false,
+        };
+        self.serving.insert(inode, served);
+        if let Err(error) = self.guard(inode) {
+            self.remove(inode)?;
+            return Err(error.into());
+        }
+        tracing::debug!(netns = %path.display(), "captured a network namespace");
         Ok(inode)
+    }
+
+    /// Guards the devices of a namespace that have come since they were last guarded; not those of
+    /// a namespace that others live in too.
+    ///
+    /// It blocks for the time of a thread's life; not to be called on a worker.
+    ///
+    /// # Errors
+    /// When a strict namespace has a device that cannot be guarded. Elsewhere that is said once,
+    /// and the rest of the capture stands.
+    pub fn guard(&mut self, inode: u64) -> Result<(), CaptureError> {
+        if self.shared.contains(&inode) {
+            return Ok(());
+        }
+        let Some(served) = self.serving.get_mut(&inode) else {
+            return Ok(());
+        };
+        let mut capture = self.capture.lock().unwrap_or_else(PoisonError::into_inner);
+        match capture.guard_interfaces(&served.netns) {
+            Ok(_) => served.unguarded = false,
+            Err(error) if self.options.strict => return Err(error),
+            Err(error) => {
+                if !std::mem::replace(&mut served.unguarded, true) {
+                    let error = anyhow::Error::new(error);
+                    tracing::warn!("what packet sockets send is not stopped: {error:#}");
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Ends the capture of a namespace: it is unregistered from now on, and its
@@ -115,8 +171,8 @@ impl Scopes {
     /// # Errors
     /// When the kernel programs cannot be told; the namespace stays captured.
     pub fn remove(&mut self, inode: u64) -> Result<(), CaptureError> {
-        if let Some((cookie, _)) = self.serving.get(&inode) {
-            self.kernel().remove_scope(*cookie)?;
+        if let Some(served) = self.serving.get(&inode) {
+            self.kernel().remove_scope(served.cookie)?;
             self.serving.remove(&inode);
             tracing::debug!(inode, "released a network namespace");
         }
@@ -129,10 +185,20 @@ impl Scopes {
             listen_v6: bound.v6_port()?,
             ports: self.options.ports.clone(),
             other_ports: self.options.other_ports,
+            strict: self.options.strict,
         })
     }
 
     fn kernel(&self) -> std::sync::MutexGuard<'_, Capture> {
         self.capture.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The agent's own namespace and the machine's: a guard would judge what belongs to no workload.
+fn shared() -> HashSet<u64> {
+    let inode = |path: &str| std::fs::metadata(path).map(|metadata| metadata.ino());
+    ["/proc/self/ns/net", "/proc/1/ns/net"]
+        .into_iter()
+        .filter_map(|path| inode(path).ok())
+        .collect()
 }

@@ -14,6 +14,7 @@ use super::common::{self, CommonArgs, Loaded};
 use crate::admin::{Admin, Readiness};
 use crate::agent::capture::{self, Capture, CaptureOptions};
 use crate::agent::discovery::{Discovery, Targets};
+use crate::agent::evidence::Evidence;
 use crate::agent::scopes::{ScopeOptions, Scopes};
 use crate::agent::tunnels::{Endpoint, Tunnels};
 use crate::agent::{Agent, AgentParts, Limits};
@@ -21,6 +22,7 @@ use crate::cgroup::Cgroup2;
 use crate::config::agent::{self as config, AgentConfig, AgentOptions, CaptureConfig, fallback};
 use crate::drain;
 use crate::netns::Netns;
+use crate::record::Recorder;
 use crate::resolvers;
 use crate::tunnel::identity::IdPattern;
 use crate::tunnel::tls;
@@ -39,7 +41,11 @@ agent.yaml:
     namespaces: [/run/netns/job-*]   # the agent's own when this and `discover` are absent
     discover: [/sys/fs/cgroup/workloads.slice]   # the namespaces of its processes
     ports: [443]
-    other_ports: refuse              # or pass
+    other_ports: refuse              # or pass; protocols other than TCP and UDP go with them
+    destinations:                    # the longest prefix that speaks of the port decides
+      - {to: [10.96.0.0/12], action: pass}                     # or refuse, redirect
+      - {to: [10.96.0.10], ports: [443, 6443], action: redirect}
+    strict: true                     # raw sockets and such are not even made
     resolvers: [192.0.2.53]          # may be asked all the same; /etc/resolv.conf's when absent
     unregistered: refuse             # or pass: namespaces that are not listed
     heartbeat: 5s                    # stays closed when the agent hangs
@@ -102,9 +108,13 @@ pub(super) struct AgentArgs {
           value_parser = clap::value_parser!(u16).range(1..))]
     ports: Option<Vec<u16>>,
 
-    /// What happens to other ports: pass or refuse [default: refuse]
+    /// What happens to other ports and other protocols: pass or refuse [default: refuse]
     #[arg(long, env = "EGRESS_OTHER_PORTS", value_name = "pass|refuse", value_parser = fallback)]
     other_ports: Option<Fallback>,
+
+    /// Refuses raw sockets, and those of protocols that nothing redirects, when they are made
+    #[arg(long, env = "EGRESS_STRICT")]
+    strict: bool,
 
     /// Name server that may be asked (port 53) where other ports are refused
     /// [default: those in /etc/resolv.conf]
@@ -155,6 +165,8 @@ impl From<AgentArgs> for AgentOptions {
                 discover: args.discover,
                 ports: args.ports,
                 other_ports: args.other_ports,
+                destinations: None,
+                strict: args.strict.then_some(true),
                 resolvers: args.resolvers,
                 unregistered: args.unregistered,
                 pin: args.pin,
@@ -227,6 +239,10 @@ async fn serve(config: AgentConfig, loaded: Loaded, verbose: bool) -> anyhow::Re
     if verbose {
         capture.start_log()?;
     }
+    for (prefix, rule) in &config.capture.destinations {
+        capture.set_prefix(*prefix, *rule)?;
+    }
+    let evidence = evidence(&mut capture, &loaded.recorder, &cgroups)?;
     let counters = capture.counters();
     loaded.metrics.kernel_counters(move || counters.totals());
     let tunnels = tunnels(&config, &loaded)?;
@@ -262,8 +278,21 @@ async fn serve(config: AgentConfig, loaded: Loaded, verbose: bool) -> anyhow::Re
     if discovering.join().is_err() {
         tracing::error!("the discovery of namespaces ended early");
     }
+    evidence.finish().await;
     loaded.recorder.close();
     Ok(())
+}
+
+/// Records what the kernel refuses, from now on.
+fn evidence(
+    capture: &mut Capture,
+    recorder: &Recorder,
+    cgroups: &Cgroup2,
+) -> anyhow::Result<Evidence> {
+    let events = capture.events();
+    let events = events.context("somebody else reads what the kernel tells")?;
+    Evidence::start(events, recorder.clone(), cgroups.clone())
+        .context("cannot read what the kernel tells")
 }
 
 /// Tells the kernel that the runtime, which serves the connections, still runs. Several beats
@@ -305,11 +334,12 @@ fn discover(
     let options = ScopeOptions {
         ports: config.ports.clone(),
         other_ports: config.other_ports,
+        strict: config.strict,
     };
     let mut scopes = Scopes::new(agent, capture, options);
     let targets = targets(config);
     for path in targets.fixed() {
-        scopes.add(&Netns::at(path)?)?;
+        scopes.add(Netns::at(path)?)?;
     }
     Discovery::start(targets, scopes).context("cannot watch for network namespaces")
 }

@@ -4,9 +4,10 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use egress_common::Fallback;
+use egress_common::{Fallback, PrefixRule};
+use ipnet::IpNet;
 
-use super::{Base, Common, Needs};
+use super::{Base, Common, Needs, destinations};
 use crate::agent::tunnels::Endpoint;
 use crate::document::{Map, Mistakes, Value};
 use crate::tunnel::identity::IdPattern;
@@ -55,6 +56,10 @@ pub struct CaptureOptions {
     pub ports: Option<Vec<u16>>,
     /// What happens to other ports.
     pub other_ports: Option<Fallback>,
+    /// What becomes of connections into destination prefixes.
+    pub destinations: Option<Vec<(IpNet, PrefixRule)>>,
+    /// Whether sockets that nothing redirects are refused.
+    pub strict: Option<bool>,
     /// Name servers that may be asked where other ports are refused.
     pub resolvers: Option<Vec<IpAddr>>,
     /// What happens in namespaces that are not served.
@@ -90,8 +95,13 @@ pub struct CaptureConfig {
     pub discover: Vec<PathBuf>,
     /// Ports that are redirected.
     pub ports: Vec<u16>,
-    /// What happens to other ports.
+    /// What happens to other ports, and to other protocols than TCP and UDP.
     pub other_ports: Fallback,
+    /// What becomes of connections into destination prefixes, before ports are looked at; the
+    /// longest prefix decides.
+    pub destinations: Vec<(IpNet, PrefixRule)>,
+    /// Whether sockets that nothing redirects are refused.
+    pub strict: bool,
     /// Name servers that may be asked where other ports are refused; those of the
     /// agent's machine when absent.
     pub resolvers: Option<Vec<IpAddr>>,
@@ -149,6 +159,8 @@ impl CaptureOptions {
             discover: self.discover.or(file.discover),
             ports: self.ports.or(file.ports),
             other_ports: self.other_ports.or(file.other_ports),
+            destinations: self.destinations.or(file.destinations),
+            strict: self.strict.or(file.strict),
             resolvers: self.resolvers.or(file.resolvers),
             unregistered: self.unregistered.or(file.unregistered),
             pin: self.pin.or(file.pin),
@@ -163,6 +175,8 @@ impl CaptureOptions {
             discover: self.discover.unwrap_or_default(),
             ports: self.ports.unwrap_or_else(|| vec![443]),
             other_ports: self.other_ports.unwrap_or(Fallback::Refuse),
+            destinations: self.destinations.unwrap_or_default(),
+            strict: self.strict.unwrap_or(false),
             resolvers: self.resolvers,
             unregistered: self.unregistered.unwrap_or(Fallback::Refuse),
             pin: self.pin,
@@ -191,6 +205,8 @@ fn read_capture(map: &Map<'_>) -> Option<CaptureOptions> {
         discover: map.optional("discover", |value| value.list(Value::path)),
         ports: map.optional("ports", |value| value.non_empty_list(Value::port)),
         other_ports: map.optional("other_ports", |value| value.one_of(FALLBACKS)),
+        destinations: map.optional("destinations", destinations::read),
+        strict: map.optional("strict", Value::boolean),
         resolvers: map.optional("resolvers", |value| value.list(Value::ip_addr)),
         unregistered: map.optional("unregistered", |value| value.one_of(FALLBACKS)),
         pin: map.optional("pin", Value::path),

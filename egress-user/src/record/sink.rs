@@ -140,6 +140,11 @@ impl Recorder {
 
     pub(super) fn write(&self, record: Box<Record>) {
         self.metrics.finished(&record);
+        self.hand_over(record);
+    }
+
+    /// To whoever reads records, without a word to the counters.
+    pub(super) fn hand_over(&self, record: Box<Record>) {
         if let Some(tally) = &self.tally {
             tally.add(&record);
         }

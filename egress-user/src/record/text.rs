@@ -73,6 +73,10 @@ fn details(record: &Record) -> impl Iterator<Item = (&'static str, String)> {
     [
         ("reason", record.reason.as_ref().map(ToString::to_string)),
         ("rule", record.rule.as_ref().map(ToString::to_string)),
+        (
+            "protocol",
+            record.protocol.as_ref().map(ToString::to_string),
+        ),
         ("process", process),
         ("to", record.dialled.clone()),
         ("id", Some(record.connection.to_string())),

@@ -154,27 +154,6 @@ fn one_tunnel_after_another_or_the_same_again() {
 }
 
 #[test]
-fn what_runs_outside_the_cgroup_is_left_alone() {
-    let mut world = World::new();
-    let mut curl = world.uncaptured("curl");
-    curl.args(["--silent", "--show-error", "--noproxy", "*", "--cacert"])
-        .arg(world.authority.certificate())
-        .args(["--resolve", &format!("{}:443:{}", IBM.name, IBM.v4)])
-        .arg(format!("https://{}/", IBM.name));
-    crate::clients::run(&mut curl).assert_page_of(IBM.name);
-
-    let arrived = world.origins.arrived(&world.lab, IBM.name).unwrap();
-    assert_eq!(arrived.len(), 1);
-    assert_eq!(arrived[0].client.ip(), IpAddr::from(world.lab.app.v4));
-    let sent = world.application_sent();
-    assert!(
-        sent.iter()
-            .any(|target| target.address == IpAddr::from(IBM.v4))
-    );
-    world.deployment.finish().unwrap();
-}
-
-#[test]
 fn a_child_of_a_captured_process_is_captured_too() {
     const SCRIPT: &str = r#"
 import subprocess, sys

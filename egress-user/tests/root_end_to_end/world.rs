@@ -92,9 +92,10 @@ pub(crate) struct World {
     pub(crate) lab: Lab,
 }
 
-/// Every record of both hops, complete.
+/// Every record of both hops and of the kernel, complete.
 pub(crate) struct Records {
     pub(crate) agent: Vec<Record>,
+    pub(crate) kernel: Vec<Record>,
     pub(crate) gateway: Vec<Record>,
 }
 
@@ -163,6 +164,14 @@ impl World {
         assert!(queries.is_empty(), "{queries:?}");
     }
 
+    /// Nothing of any protocol has left the application's namespace for the site.
+    pub(crate) fn assert_application_sent_nothing_to(&self, site: Site) {
+        for address in site.addresses() {
+            let sent = self.app_wire.sent_to(&self.lab.app, address).unwrap();
+            assert_eq!(sent, [], "the application sent packets to {address}");
+        }
+    }
+
     /// TCP and UDP that has left the application's namespace, wherever to.
     pub(crate) fn application_sent(&self) -> Vec<Target> {
         sent(&self.app_wire, &self.lab.app)
@@ -173,8 +182,13 @@ impl World {
     pub(crate) fn finish(mut self) -> Records {
         self.deployment.finish().unwrap();
         assert_eq!(self.application_sent(), []);
+        let node = self.deployment.records(Hop::Agent).unwrap();
+        let (kernel, agent) = node
+            .into_iter()
+            .partition(|record| record.text("hop") == "kernel");
         Records {
-            agent: self.deployment.records(Hop::Agent).unwrap(),
+            agent,
+            kernel,
             gateway: self.deployment.records(Hop::Gateway).unwrap(),
         }
     }

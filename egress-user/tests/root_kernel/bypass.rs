@@ -4,9 +4,10 @@
 
 use std::net::SocketAddr;
 
+use egress_user::agent::capture::Fallback;
 use egress_user::netns::Netns;
 
-use crate::client::{Outcome, Script, Step, TCP, UDP};
+use crate::client::{DCCP, ICMP, ICMPV6, Outcome, SCTP, Script, Step, TCP, UDP};
 use crate::craft::{ACK, Above, Craft, RST, SYN, Tap, Way};
 use crate::world::{World, attached, options, read_all};
 
@@ -21,17 +22,17 @@ fn craft(way: Way, dst: &str, above: Above, text: &str) -> Craft {
     }
 }
 
-fn script(craft: &Craft) -> Script {
+fn script_of(craft: &Craft) -> Script {
     Script::new(false, TCP).then(Step::Craft(craft.clone()))
 }
 
 /// Sends the packet from inside and from outside of the cgroup; says what came of the first, and
 /// whether it arrived. The second must.
 fn try_it(world: &World, tap: &Tap, craft: &Craft) -> (Outcome, bool) {
-    let outcomes = world.run(&script(craft));
+    let outcomes = world.run(&script_of(craft));
     let mut control = craft.clone();
     control.text = "control".to_owned();
-    let outside = world.place.start_outside(&script(&control)).outcomes();
+    let outside = world.place.start_outside(&script_of(&control)).outcomes();
     assert_eq!(outside, [Outcome::Done], "{craft:?}");
     let arrived = !tap.seen(&[&craft.text], "control").is_empty();
     (outcomes[0], arrived)
@@ -122,7 +123,7 @@ fn raw_sockets_may_do_the_rest() {
 #[test]
 fn raw_sockets_do_not_reach_other_ports_where_those_are_refused() {
     let world = World::with(&options(), |scope| {
-        scope.other_ports = egress_user::agent::capture::Fallback::Refuse;
+        scope.other_ports = Fallback::Refuse;
     });
     let tap = world.place.origin.tap();
     for dst in ["192.0.2.1:8080", "[2001:db8::1]:53"] {
@@ -132,6 +133,74 @@ fn raw_sockets_do_not_reach_other_ports_where_those_are_refused() {
             assert!(!arrived, "{craft:?}");
             assert_eq!(outcome, Outcome::REFUSED);
         }
+    }
+}
+
+const PINGS: [(&str, i32); 2] = [("192.0.2.1:0", ICMP), ("[2001:db8::1]:0", ICMPV6)];
+
+/// A client that pings, by a socket that may do nothing else.
+fn ping(world: &World, dst: &str, protocol: i32, text: &str) -> Script {
+    let range = "0 2147483647";
+    let ordinary = &world.place.workload;
+    ordinary.sysctl("ipv4/ping_group_range", range).unwrap();
+    let dst: SocketAddr = dst.parse().unwrap();
+    Script::new(dst.is_ipv6(), protocol).then(Step::Ping(dst, text.to_owned()))
+}
+
+#[test]
+fn ping_sockets_go_with_other_ports() {
+    for fallback in [Fallback::Pass, Fallback::Refuse] {
+        let mut world = World::with(&options(), |scope| scope.other_ports = fallback);
+        let mut events = world.capture.events().unwrap();
+        let tap = world.place.origin.tap();
+        for (dst, protocol) in PINGS {
+            let outcomes = world.run(&ping(&world, dst, protocol, "bypass"));
+            let control = ping(&world, dst, protocol, "control");
+            let control = world.place.start_outside(&control).outcomes();
+            assert_eq!(control, [Outcome::Done], "{dst}");
+            let arrived = !tap.seen(&["bypass"], "control").is_empty();
+            if fallback == Fallback::Pass {
+                assert_eq!(outcomes, [Outcome::Done]);
+                assert!(arrived, "{dst}");
+                continue;
+            }
+            assert!(!arrived, "{dst}");
+            // The kernel does not tell an IPv6 one.
+            if protocol == ICMP {
+                assert_eq!(outcomes, [Outcome::REFUSED]);
+            }
+            let event = events.take().unwrap();
+            assert_eq!(event.reason, "drop_protocol");
+            assert_eq!(i32::from(event.protocol), protocol);
+            let asked: SocketAddr = dst.parse().unwrap();
+            assert_eq!(event.original_dst.unwrap().ip(), asked.ip());
+            assert_eq!(event.process.unwrap().comm, "egress-client");
+        }
+        let drops = u64::from(fallback == Fallback::Refuse) * 2;
+        assert_eq!(world.counter("drop_protocol"), drops);
+        assert_eq!(events.take(), None);
+    }
+}
+
+/// Kernels without the protocol make no such socket, which is as good.
+#[test]
+fn sctp_and_dccp_do_not_reach_captured_ports() {
+    for protocol in [SCTP, DCCP] {
+        let world = World::new();
+        let tap = world.place.origin.tap();
+        let script = Script::new(false, protocol)
+            .then(Step::NonBlocking)
+            .then(Step::Connect("192.0.2.1:443".parse().unwrap()));
+        let outcome = world.run(&script).pop().unwrap();
+        let none = [libc::EPROTONOSUPPORT, libc::ESOCKTNOSUPPORT].map(Outcome::Failed);
+        let made = !none.contains(&outcome);
+        assert_ne!(outcome, Outcome::Done);
+        assert_eq!(world.counter("drop_protocol") > 0, made, "{outcome:?}");
+        let control = craft(Way::Frame, "192.0.2.1:0", Above::Ping, "control");
+        world.place.start_outside(&script_of(&control)).outcomes();
+        let protocols = tap.protocols("control");
+        let protocol = u8::try_from(protocol).unwrap();
+        assert!(!protocols.contains(&protocol), "{protocols:?}");
     }
 }
 
@@ -163,7 +232,7 @@ fn a_datagram_socket_that_was_connected_before_capture() {
     client.go_on();
     let _refused_or_dropped = client.outcomes();
     let ping = craft(Way::Frame, "192.0.2.1:0", Above::Ping, "control");
-    let control = place.start_outside(&self::script(&ping)).outcomes();
+    let control = place.start_outside(&script_of(&ping)).outcomes();
     assert_eq!(control, [Outcome::Done]);
     assert!(tap.seen(&["data"], "control").is_empty());
     let totals = capture.counters().totals();

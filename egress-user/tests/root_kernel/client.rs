@@ -31,6 +31,12 @@ pub(crate) const TCP: i32 = libc::IPPROTO_TCP;
 pub(crate) const UDP: i32 = libc::IPPROTO_UDP;
 pub(crate) const MPTCP: i32 = libc::IPPROTO_MPTCP;
 pub(crate) const UDPLITE: i32 = libc::IPPROTO_UDPLITE;
+pub(crate) const ICMP: i32 = libc::IPPROTO_ICMP;
+pub(crate) const ICMPV6: i32 = libc::IPPROTO_ICMPV6;
+pub(crate) const SCTP: i32 = libc::IPPROTO_SCTP;
+pub(crate) const DCCP: i32 = libc::IPPROTO_DCCP;
+
+const SOCK_DCCP: i32 = 6;
 
 /// What one client does with its one socket.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -55,6 +61,8 @@ pub(crate) enum Step {
     FastOpen(SocketAddr),
     SendTo(SocketAddr),
     Send,
+    /// Sends an ICMP echo request with a text in it.
+    Ping(SocketAddr, String),
     /// Waits for some bytes.
     Receive,
     PeerName,
@@ -65,6 +73,8 @@ pub(crate) enum Step {
     Craft(Craft),
     /// Makes and closes a socket of this family, type and protocol.
     Make(i32, i32, i32),
+    /// Sets the socket's option of this level and name to 1.
+    Option(i32, i32),
     /// Sets an option of a packet socket to 1.
     PacketOption(i32),
     /// Connects again and again until the test says go on; refusals are as good as connections.
@@ -245,10 +255,14 @@ fn follow(script: &Script) -> Vec<Outcome> {
     };
     let kind = match script.protocol {
         _ if script.raw => Type::from(libc::SOCK_RAW),
-        UDP | UDPLITE => Type::DGRAM,
+        UDP | UDPLITE | ICMP | ICMPV6 => Type::DGRAM,
+        DCCP => Type::from(SOCK_DCCP),
         _ => Type::STREAM,
     };
-    let socket = Socket::new(domain, kind, Some(Protocol::from(script.protocol))).unwrap();
+    let socket = match Socket::new(domain, kind, Some(Protocol::from(script.protocol))) {
+        Ok(socket) => socket,
+        Err(error) => return vec![failure(error)],
+    };
     socket.set_write_timeout(Some(PATIENCE)).unwrap();
     socket.set_read_timeout(Some(PATIENCE)).unwrap();
     let outcome = |step: &Step| take(&socket, step).unwrap_or_else(failure);
@@ -276,6 +290,11 @@ fn take(socket: &Socket, step: &Step) -> io::Result<Outcome> {
         Step::Send => {
             socket.send(b"data")?;
         }
+        Step::Ping(dst, text) => {
+            let kind = if dst.is_ipv6() { 128 } else { 8 };
+            let echo = [&[kind, 0, 0, 0, 0, 0, 0, 1], text.as_bytes()].concat();
+            socket.send_to(&echo, &(*dst).into())?;
+        }
         Step::Receive => {
             socket.recv(&mut [MaybeUninit::uninit(); 64])?;
         }
@@ -283,6 +302,7 @@ fn take(socket: &Socket, step: &Step) -> io::Result<Outcome> {
         Step::Make(family, kind, protocol) => {
             Socket::new((*family).into(), (*kind).into(), Some((*protocol).into()))?;
         }
+        Step::Option(level, option) => crate::craft::set_option(socket, *level, *option)?,
         Step::PacketOption(option) => crate::craft::packet_option(*option)?,
         Step::PeerName => return address(&socket.peer_addr()?),
         Step::LocalName => return address(&socket.local_addr()?),

@@ -182,21 +182,15 @@ impl Craft {
 
 /// Sets an option of a packet socket.
 pub(crate) fn packet_option(option: i32) -> io::Result<()> {
-    set_packet_option(&packet_socket(0)?, option)
+    set_option(&packet_socket(0)?, SOL_PACKET, option)
 }
 
-fn set_packet_option(socket: &Socket, option: i32) -> io::Result<()> {
+/// Sets an option of a socket to 1.
+pub(crate) fn set_option(socket: &Socket, level: i32, option: i32) -> io::Result<()> {
     let on: libc::c_int = 1;
     // SAFETY: the socket is open, and `on` is as long as the kernel is told.
-    let result = unsafe {
-        libc::setsockopt(
-            socket.as_raw_fd(),
-            SOL_PACKET,
-            option,
-            (&raw const on).cast(),
-            4,
-        )
-    };
+    let result =
+        unsafe { libc::setsockopt(socket.as_raw_fd(), level, option, (&raw const on).cast(), 4) };
     if result == 0 {
         Ok(())
     } else {
@@ -221,14 +215,30 @@ impl Tap {
         const PACKET_IGNORE_OUTGOING: i32 = 23;
 
         let socket = namespace.run(|| packet_socket(ALL)).unwrap().unwrap();
-        set_packet_option(&socket, PACKET_IGNORE_OUTGOING).unwrap();
+        set_option(&socket, SOL_PACKET, PACKET_IGNORE_OUTGOING).unwrap();
         socket.set_nonblocking(true).unwrap();
         Tap { socket }
     }
 
     /// Which of `texts` come along, up to and with the frame that has `last` in it.
     pub(crate) fn seen<'a>(&self, texts: &[&'a str], last: &str) -> Vec<&'a str> {
-        let mut seen = Vec::new();
+        let frames = self.frames(last);
+        let seen = texts
+            .iter()
+            .filter(|text| frames.iter().any(|frame| has(frame, text)));
+        seen.copied().collect()
+    }
+
+    /// The numbers of the IPv4 protocols that come along, up to and with the frame that has `last`
+    /// in it.
+    pub(crate) fn protocols(&self, last: &str) -> Vec<u8> {
+        let frames = self.frames(last).into_iter();
+        let v4 = frames.filter(|frame| frame.get(12..14) == Some(&[8, 0]));
+        v4.filter_map(|frame| frame.get(23).copied()).collect()
+    }
+
+    fn frames(&self, last: &str) -> Vec<Vec<u8>> {
+        let mut frames = Vec::new();
         wait::until_within(Duration::from_secs(10), last, || {
             let mut buffer = [MaybeUninit::<u8>::uninit(); 2048];
             let read = self.socket.recv(&mut buffer).ok()?;
@@ -237,15 +247,16 @@ impl Tap {
                 .iter()
                 .map(|byte| unsafe { byte.assume_init() })
                 .collect();
-            let has = |text: &str| {
-                frame
-                    .windows(text.len())
-                    .any(|part| part == text.as_bytes())
-            };
-            seen.extend(texts.iter().filter(|text| has(text)));
-            has(last).then_some(())
+            let done = has(&frame, last);
+            frames.push(frame);
+            done.then_some(())
         })
         .unwrap();
-        seen
+        frames
     }
+}
+
+fn has(frame: &[u8], text: &str) -> bool {
+    let mut parts = frame.windows(text.len());
+    parts.any(|part| part == text.as_bytes())
 }

@@ -4,11 +4,13 @@ use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::time::Duration;
 
 use egress_lab::Namespace;
+use egress_user::agent::capture::cleanup;
 use egress_user::netns::Netns;
 
 use crate::client::{Outcome, Script, Step, TCP};
 use crate::craft::{ACK, Above, Craft, SYN, Tap, Way};
-use crate::world::{CAPTURED_PORT, World, options};
+use crate::lifetime::BpfFs;
+use crate::world::{CAPTURED_PORT, Place, World, attached, options};
 
 const EVERY_DST: [&str; 2] = ["192.0.2.1:443", "[2001:db8::1]:443"];
 
@@ -143,7 +145,23 @@ fn an_exempt_cgroup_passes_the_guard() {
 /// Packets that come from behind the namespace have no socket in it.
 #[test]
 fn forwarded_packets_are_held() {
-    let world = guarded();
+    forwarded_are_held(&guarded());
+}
+
+/// Devices of two namespaces may have one index, and such packets tell the device alone.
+#[test]
+fn forwarded_packets_are_held_when_another_namespace_goes() {
+    let mut world = guarded();
+    let other = Place::new();
+    let scope = other.scope();
+    world.capture.add_scope(other.cookie, &scope).unwrap();
+    let netns = Netns::at(other.workload.path()).unwrap();
+    world.capture.guard_interfaces(&netns).unwrap();
+    world.capture.remove_scope(other.cookie).unwrap();
+    forwarded_are_held(&world);
+}
+
+fn forwarded_are_held(world: &World) {
     let behind = Namespace::new().unwrap();
     behind
         .ip(&format!(
@@ -293,4 +311,81 @@ fn tun_device() -> std::fs::File {
     let result = unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETIFF, &raw mut request) };
     assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
     file
+}
+
+/// A pinned guard outlives its process, a successor puts its own in the place, and a cleanup takes
+/// it away and names it.
+#[test]
+fn a_pinned_guard_stays_until_it_is_cleaned_up() {
+    let bpf_fs = BpfFs::mount();
+    let dir = bpf_fs.path().join("egress");
+    let mut world = guarded();
+    world.capture.pin(&dir).unwrap();
+    // So that the namespace can be found.
+    let mut someone = world.start(&Script::new(false, TCP).then(Step::Pause));
+    someone.paused();
+    let World {
+        place,
+        capture,
+        cgroup,
+        ..
+    } = world;
+    let tap = place.origin.tap();
+    let send = |text: &str, dst: &str, above| {
+        let frame = script(Way::Frame, dst, above, text);
+        place.start_outside(&frame).outcomes();
+    };
+    let held = |what: &str| {
+        send("held", EVERY_DST[0], Above::Udp);
+        send("control", EVERY_DST[0], Above::Ping);
+        assert!(tap.seen(&["held"], "control").is_empty(), "{what}");
+    };
+    held("pinned");
+    drop(capture);
+    held("without a process");
+
+    let mut capture = attached(&cgroup, &options());
+    capture.add_scope(place.cookie, &place.scope()).unwrap();
+    let netns = Netns::at(place.workload.path()).unwrap();
+    capture.guard_interfaces(&netns).unwrap();
+    capture.pin(&dir).unwrap();
+    held("by a successor");
+    place
+        .workload
+        .ip("link add eth7 type veth peer name eth8\n")
+        .unwrap();
+    capture.guard_interfaces(&netns).unwrap();
+    drop(capture);
+
+    let removed = cleanup(&dir).unwrap();
+    let guards = removed.iter().filter(|path| path.contains("egress_guard_"));
+    assert_eq!(guards.count(), 3, "{removed:?}");
+    assert!(!dir.exists());
+    send("free", EVERY_DST[0], Above::Udp);
+    send("control", EVERY_DST[0], Above::Ping);
+    assert_eq!(tap.seen(&["free"], "control"), ["free"]);
+}
+
+/// What a predecessor guarded, and its successor does not serve, is let go.
+#[test]
+fn a_successor_without_the_namespace_lets_it_go() {
+    let bpf_fs = BpfFs::mount();
+    let dir = bpf_fs.path().join("egress");
+    let mut world = guarded();
+    world.capture.pin(&dir).unwrap();
+    let mut someone = world.start(&Script::new(false, TCP).then(Step::Pause));
+    someone.paused();
+    let World {
+        place,
+        capture,
+        cgroup,
+        ..
+    } = world;
+    drop(capture);
+    let mut capture = attached(&cgroup, &options());
+    capture.pin(&dir).unwrap();
+    let tap = place.origin.tap();
+    let frame = script(Way::Frame, EVERY_DST[0], Above::Udp, "free");
+    place.start_outside(&frame).outcomes();
+    assert_eq!(tap.seen(&["free"], "free"), ["free"]);
 }

@@ -379,6 +379,7 @@ fn owner() {
         listen_v6: None,
         ports: vec![CAPTURED_PORT],
         other_ports: egress_user::agent::capture::Fallback::Pass,
+        strict: false,
     };
     capture.add_scope(cookie, &scope).unwrap();
     capture.attach(&order.cgroup).unwrap();
@@ -412,12 +413,12 @@ fn keep_only(names: &[String]) {
 
 /// A bpf file system in a directory of its own. Only the thread that made it sees it, and its
 /// children, so that it ends with the test, however that ends.
-struct BpfFs {
+pub(crate) struct BpfFs {
     directory: TempDir,
 }
 
 impl BpfFs {
-    fn mount() -> BpfFs {
+    pub(crate) fn mount() -> BpfFs {
         let directory = TempDir::new().unwrap();
         // SAFETY: the thread stops sharing its mounts and working directory with others, which
         // no other thread relies on; descriptors stay shared.
@@ -428,7 +429,7 @@ impl BpfFs {
         BpfFs { directory }
     }
 
-    fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         self.directory.path()
     }
 }

@@ -5,9 +5,9 @@ use std::net::SocketAddr;
 use std::time::Instant;
 
 use egress_lab::Cgroup;
-use egress_user::agent::capture::{Fallback, PrefixAction};
+use egress_user::agent::capture::{Fallback, PrefixAction, PrefixRule};
 
-use crate::client::{COMM, Client, Outcome, Script, Step, TCP};
+use crate::client::{COMM, Client, Outcome, Script, Step, TCP, UDP};
 use crate::world::{
     ORIGIN_V4, ORIGIN_V6, Place, WORKLOAD_V4, WORKLOAD_V6, World, attached, options, read_all,
 };
@@ -179,7 +179,7 @@ fn prefixes_are_exceptions_the_longest_first() {
     ] {
         world
             .capture
-            .set_prefix(prefix.parse().unwrap(), action)
+            .set_prefix(prefix.parse().unwrap(), PrefixRule::new(action))
             .unwrap();
     }
     let connect = |dst| world.run(&Script::connect(dst)).remove(0);
@@ -205,6 +205,36 @@ fn prefixes_are_exceptions_the_longest_first() {
         .unwrap();
     let outcomes = world.run(&Script::connect("192.0.2.1:443"));
     assert_eq!(outcomes, [Outcome::REFUSED]);
+    world.place.origin_is_untouched();
+}
+
+#[test]
+fn prefixes_tell_ports_apart() {
+    let mut world = World::new();
+    let rule = PrefixRule::new(PrefixAction::Judge)
+        .with_port(443, PrefixAction::Pass)
+        .and_then(|rule| rule.with_port(8080, PrefixAction::Redirect))
+        .and_then(|rule| rule.with_port(53, PrefixAction::Refuse))
+        .unwrap();
+    for prefix in ["192.0.2.0/24", "2001:db8::/32"] {
+        let prefix = prefix.parse().unwrap();
+        world.capture.set_prefix(prefix, rule).unwrap();
+    }
+    for ip in ["192.0.2.1", "[2001:db8::1]"] {
+        let connect = |port| {
+            world
+                .run(&Script::connect(&format!("{ip}:{port}")))
+                .remove(0)
+        };
+        assert_eq!(connect(443), Outcome::Done);
+        world.place.origin.accepted(&format!("{ip}:443"));
+        assert_eq!(connect(8080), Outcome::Done);
+        let dst = world.record(ip.starts_with('[')).original_dst;
+        assert_eq!(dst.to_string(), format!("{ip}:8080"));
+        assert_eq!(connect(53), Outcome::REFUSED);
+        let quic = Script::connect(&format!("{ip}:8080")).protocol(UDP);
+        assert_eq!(world.run(&quic), [Outcome::REFUSED]);
+    }
     world.place.origin_is_untouched();
 }
 

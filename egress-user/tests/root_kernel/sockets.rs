@@ -222,3 +222,51 @@ fn made_before_capture() {
     );
     world.place.origin_is_untouched();
 }
+
+/// A source address that is not the socket's own would take the listener's answers out of the
+/// namespace, and let the client wait for them.
+#[test]
+fn a_transparent_socket_is_none() {
+    const IP_TRANSPARENT: (i32, i32) = (libc::SOL_IP, 19);
+    const IPV6_TRANSPARENT: (i32, i32) = (libc::SOL_IPV6, 75);
+
+    let mut world = World::new();
+    let mut events = world.capture.events().unwrap();
+    for (dst, foreign, (level, option)) in [
+        ("192.0.2.1:443", "198.51.100.9:0", IP_TRANSPARENT),
+        ("[2001:db8::1]:443", "[2001:db8:9::9]:0", IPV6_TRANSPARENT),
+    ] {
+        let script = Script::connect(dst)
+            .first(Step::Bind(foreign.parse().unwrap()))
+            .first(Step::Option(level, option));
+        let outcomes = world.run(&script);
+        assert_eq!(outcomes[0], Outcome::REFUSED);
+        assert_eq!(outcomes[1], Outcome::Failed(libc::EADDRNOTAVAIL));
+        assert_eq!(events.take().unwrap().reason, "refuse_option");
+        assert_eq!(outcomes[2], Outcome::Done, "redirected");
+        world.record(dst.starts_with('['));
+        let outside = world
+            .place
+            .start_outside(&Script::connect(dst).first(Step::Option(level, option)));
+        assert_eq!(outside.outcomes(), [Outcome::Done; 2]);
+        world.place.origin.accepted(dst);
+    }
+    world.place.origin_is_untouched();
+}
+
+/// Anybody may bind to a foreign address so; from it there is no way to loopback.
+#[test]
+fn bound_to_a_foreign_source_address() {
+    const IP_FREEBIND: i32 = 15;
+
+    let world = World::new();
+    let script = Script::connect("192.0.2.1:443")
+        .first(Step::Bind("198.51.100.9:0".parse().unwrap()))
+        .first(Step::Option(libc::SOL_IP, IP_FREEBIND));
+    let outcomes = world.run(&script);
+    assert_eq!(outcomes[..2], [Outcome::Done; 2]);
+    let nowhere = [libc::EINVAL, libc::ENETUNREACH].map(Outcome::Failed);
+    assert!(nowhere.contains(&outcomes[2]), "{outcomes:?}");
+    world.place.agent_is_untouched();
+    world.place.origin_is_untouched();
+}

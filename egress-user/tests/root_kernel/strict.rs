@@ -1,10 +1,11 @@
 //! A strict scope: sockets that nothing would judge are not made.
 
+use egress_user::agent::capture::Scope;
 use egress_user::netns::Netns;
 
 use crate::client::{Outcome, Script, Step, TCP};
 use crate::craft::{Above, Craft, PACKET_QDISC_BYPASS, Way};
-use crate::world::World;
+use crate::world::{World, options};
 
 const INET: i32 = libc::AF_INET;
 const INET6: i32 = libc::AF_INET6;
@@ -36,11 +37,7 @@ fn make((family, kind, protocol): (i32, i32, i32)) -> Script {
 }
 
 fn strict() -> World {
-    let mut world = World::new();
-    let scope = world.place.scope();
-    let cookie = world.place.cookie;
-    world.capture.add_strict_scope(cookie, &scope).unwrap();
-    world
+    World::with(&options(), |scope| scope.strict = true)
 }
 
 #[test]
@@ -95,8 +92,11 @@ fn raw_sockets_that_are_there_already_are_mute() {
     let mut client = world.start(&script);
     client.paused();
     let mut world = world;
-    let (cookie, scope) = (world.place.cookie, world.place.scope());
-    world.capture.add_strict_scope(cookie, &scope).unwrap();
+    let scope = Scope {
+        strict: true,
+        ..world.place.scope()
+    };
+    world.capture.add_scope(world.place.cookie, &scope).unwrap();
     client.go_on();
     assert_eq!(client.outcomes()[1], Outcome::REFUSED);
     let control = Script::new(false, TCP).then(ping("control"));

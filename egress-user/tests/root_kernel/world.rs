@@ -105,6 +105,7 @@ impl Place {
                 .map(|v6| v6.local_addr().unwrap().port()),
             ports: vec![CAPTURED_PORT],
             other_ports: Fallback::Pass,
+            strict: false,
         }
     }
 

@@ -89,6 +89,11 @@ pub struct EventStream {
 }
 
 impl EventStream {
+    /// The oldest event that was not taken yet, without waiting for one.
+    pub fn take(&mut self) -> Option<KernelEvent> {
+        self.events.get_mut().take()
+    }
+
     /// Waits for the next event. None is lost when the future is dropped.
     ///
     /// # Errors

@@ -2,23 +2,23 @@
 
 use std::collections::HashMap as Registry;
 use std::fmt;
-use std::os::fd::AsFd as _;
+use std::path::{Path, PathBuf};
 
 use aya::Ebpf;
 use aya::maps::{HashMap, MapData};
-use aya::programs::tc::{
-    NlOptions, SchedClassifierLink, TcAttachOptions, TcError, TcHandle, qdisc_add_clsact,
-};
-use aya::programs::{SchedClassifier, TcAttachType};
+use aya::programs::SchedClassifier;
 use egress_common::{Device, maps};
 
-use super::link::Link;
 use super::{CaptureError, error};
 use crate::netns::{Netns, NetnsCookie, cookie_of_current};
 
 mod devices;
+mod hold;
+mod pinned;
 
 use devices::{Interface, Link as LinkLayer, interfaces};
+use hold::Hold;
+pub(super) use pinned::cleanup;
 
 /// Which devices are guarded.
 pub(super) struct Guards {
@@ -28,6 +28,8 @@ pub(super) struct Guards {
     /// Given to the last filter, see [`Device::with_class`].
     class: u16,
     guarded: Registry<NetnsCookie, Guarded>,
+    /// Where guards are pinned, if they are.
+    pins: Option<PathBuf>,
 }
 
 /// The guards of one namespace, by the index of their device.
@@ -39,19 +41,7 @@ struct Guarded {
 /// A guard on one device.
 struct Guard {
     device: Device,
-    _hold: Hold,
-}
-
-/// What keeps a program on its device.
-enum Hold {
-    Tcx {
-        _link: Link,
-    },
-    /// It is taken off in the namespace of the device, which this handle keeps.
-    Clsact {
-        filter: Option<SchedClassifierLink>,
-        netns: Netns,
-    },
+    hold: Hold,
 }
 
 impl Guards {
@@ -61,6 +51,7 @@ impl Guards {
             tcx,
             class: 0,
             guarded: Registry::new(),
+            pins: None,
         }
     }
 
@@ -89,9 +80,23 @@ impl Guards {
     /// Takes the guards of a namespace away.
     pub(super) fn release(&mut self, cookie: NetnsCookie) -> Result<(), CaptureError> {
         let guarded = self.guarded.remove(&cookie).unwrap_or_default();
-        for guard in guarded.guards.into_values() {
-            self.forget(cookie, guard.device)?;
+        for (index, guard) in guarded.guards {
+            self.end(cookie, index, guard)?;
         }
+        Ok(())
+    }
+
+    /// Pins the guards, those that are there and those to come, in `dir` of a bpf file system, in
+    /// place of those that an earlier process pinned there.
+    pub(super) fn pin(&mut self, dir: &Path) -> Result<(), CaptureError> {
+        let mut pinned = Vec::new();
+        for (cookie, guarded) in &mut self.guarded {
+            for (index, guard) in &mut guarded.guards {
+                pinned.push(guard.hold.pin(dir, *cookie, *index)?);
+            }
+        }
+        pinned::remove_others(dir, &pinned)?;
+        self.pins = Some(dir.to_owned());
         Ok(())
     }
 
@@ -115,29 +120,41 @@ impl Guards {
         self.devices
             .insert(device, cookie.get(), 0)
             .map_err(error::write(maps::DEVICES))?;
-        let hold = if self.tcx {
-            hold_by_tcx(program, interface.index)
-        } else {
-            hold_by_clsact(program, &interface.name, class)
-        };
-        match hold {
+        match self.hold(program, interface, cookie, class) {
             Ok(hold) => {
                 let guarded = self.guarded.entry(cookie).or_default();
-                let guard = Guard {
-                    device,
-                    _hold: hold,
-                };
-                guarded.guards.insert(interface.index, guard);
+                guarded
+                    .guards
+                    .insert(interface.index, Guard { device, hold });
                 Ok(())
             }
-            Err(source) => {
-                self.forget(cookie, device)?;
-                Err(CaptureError::Guard {
-                    device: interface.name.clone(),
-                    source,
-                })
+            Err(error) => {
+                self.forget(cookie, interface.index, device)?;
+                Err(error)
             }
         }
+    }
+
+    fn hold(
+        &self,
+        program: &mut SchedClassifier,
+        interface: &Interface,
+        cookie: NetnsCookie,
+        class: u16,
+    ) -> Result<Hold, CaptureError> {
+        let hold = if self.tcx {
+            Hold::by_tcx(program, interface.index)
+        } else {
+            Hold::by_clsact(program, &interface.name, class)
+        };
+        let mut hold = hold.map_err(|source| CaptureError::Guard {
+            device: interface.name.clone(),
+            source,
+        })?;
+        if let Some(dir) = &self.pins {
+            hold.pin(dir, cookie, interface.index)?;
+        }
+        Ok(hold)
     }
 
     fn is_guarded(&self, cookie: NetnsCookie, index: u32) -> bool {
@@ -154,22 +171,41 @@ impl Guards {
         let Some(guarded) = self.guarded.get_mut(&cookie) else {
             return Ok(());
         };
-        let gone: Vec<Guard> = guarded
+        let gone: Vec<(u32, Guard)> = guarded
             .guards
             .extract_if(|index, _| interfaces.iter().all(|each| each.index != *index))
-            .map(|(_, guard)| guard)
             .collect();
         gone.into_iter()
-            .try_for_each(|guard| self.forget(cookie, guard.device))
+            .try_for_each(|(index, guard)| self.end(cookie, index, guard))
     }
 
-    /// Devices of several namespaces may have one index; the entry may be another's by now.
-    fn forget(&mut self, cookie: NetnsCookie, device: Device) -> Result<(), CaptureError> {
+    fn end(&mut self, cookie: NetnsCookie, index: u32, guard: Guard) -> Result<(), CaptureError> {
+        guard.hold.end()?;
+        self.forget(cookie, index, guard.device)
+    }
+
+    /// Devices of several namespaces may have one index: the entry may be another's by now, and
+    /// another may need it.
+    fn forget(
+        &mut self,
+        cookie: NetnsCookie,
+        index: u32,
+        device: Device,
+    ) -> Result<(), CaptureError> {
         match self.devices.get(&device, 0) {
             Ok(owner) if owner == cookie.get() => {}
             _ => return Ok(()),
         }
-        match self.devices.remove(&device) {
+        let mut others = self.guarded.iter().filter(|(other, _)| **other != cookie);
+        let heir = others.find(|(_, guarded)| {
+            let guard = guarded.guards.get(&index);
+            guard.is_some_and(|guard| guard.device == device)
+        });
+        let told = match heir {
+            Some((heir, _)) => self.devices.insert(device, heir.get(), 0),
+            None => self.devices.remove(&device),
+        };
+        match told {
             Err(error) if !error::is_missing(&error) => Err(error::write(maps::DEVICES)(error)),
             _ => Ok(()),
         }
@@ -201,19 +237,6 @@ impl fmt::Debug for Guards {
     }
 }
 
-impl Drop for Hold {
-    fn drop(&mut self) {
-        match self {
-            Hold::Tcx { .. } => {}
-            Hold::Clsact { filter, netns } => {
-                let filter = filter.take();
-                // Where the namespace cannot be entered any more there is nothing to take off.
-                let _taken_off = netns.on_thread(|| drop(filter));
-            }
-        }
-    }
-}
-
 /// The program for the devices of a link layer, loaded.
 fn program(ebpf: &mut Ebpf, link: LinkLayer) -> Result<&mut SchedClassifier, CaptureError> {
     let name = match link {
@@ -229,38 +252,4 @@ fn program(ebpf: &mut Ebpf, link: LinkLayer) -> Result<&mut SchedClassifier, Cap
         program.load().map_err(|error| error::load(name, error))?;
     }
     Ok(program)
-}
-
-fn hold_by_tcx(
-    program: &SchedClassifier,
-    index: u32,
-) -> Result<Hold, Box<dyn std::error::Error + Send + Sync>> {
-    let link = Link::to_device(program.fd()?.as_fd(), index)?;
-    Ok(Hold::Tcx { _link: link })
-}
-
-/// Must be called in the namespace of the device.
-fn hold_by_clsact(
-    program: &mut SchedClassifier,
-    name: &str,
-    class: u16,
-) -> Result<Hold, Box<dyn std::error::Error + Send + Sync>> {
-    /// The class that the filter hands to the program must have one.
-    const MAJOR: u16 = 1;
-
-    match qdisc_add_clsact(name) {
-        Ok(()) => {}
-        // Another program's, or from before.
-        Err(TcError::NetlinkError(error)) if error.raw_os_error() == Some(libc::EEXIST) => {}
-        Err(error) => return Err(error.into()),
-    }
-    let options = TcAttachOptions::Netlink(NlOptions {
-        classid: Some(TcHandle::new(MAJOR, class)),
-        ..NlOptions::default()
-    });
-    let id = program.attach_with_options(name, TcAttachType::Egress, options)?;
-    Ok(Hold::Clsact {
-        filter: Some(program.take_link(id)?),
-        netns: Netns::current()?,
-    })
 }

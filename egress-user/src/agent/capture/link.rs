@@ -82,27 +82,11 @@ impl Link {
         let fd = unsafe { OwnedFd::from_raw_fd(fd) };
         Ok(Link { fd })
     }
+}
 
-    /// Pins the link at `path` of a bpf file system.
-    pub(super) fn pin(&self, path: &Path) -> io::Result<()> {
-        /// `BPF_OBJ_PIN`.
-        const COMMAND: libc::c_int = 6;
-
-        /// The part of `union bpf_attr` that the command needs.
-        #[repr(C)]
-        struct Attributes {
-            path: u64,
-            fd: u32,
-            flags: u32,
-        }
-
-        let path = CString::new(path.as_os_str().as_bytes())?;
-        let mut attributes = Attributes {
-            path: path.as_ptr().expose_provenance() as u64,
-            fd: descriptor(self.fd.as_fd())?,
-            flags: 0,
-        };
-        bpf(COMMAND, &mut attributes).map(drop)
+impl AsFd for Link {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
     }
 }
 
@@ -128,6 +112,28 @@ pub(super) fn to_stay(program: BorrowedFd<'_>, cgroup: &impl AsFd, hook: Hook) -
         program: descriptor(program)?,
         hook: hook as u32,
         flags: MULTI,
+    };
+    bpf(COMMAND, &mut attributes).map(drop)
+}
+
+/// Pins a link, or a program, at `path` of a bpf file system.
+pub(super) fn pin(object: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
+    /// `BPF_OBJ_PIN`.
+    const COMMAND: libc::c_int = 6;
+
+    /// The part of `union bpf_attr` that the command needs.
+    #[repr(C)]
+    struct Attributes {
+        path: u64,
+        fd: u32,
+        flags: u32,
+    }
+
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let mut attributes = Attributes {
+        path: path.as_ptr().expose_provenance() as u64,
+        fd: descriptor(object)?,
+        flags: 0,
     };
     bpf(COMMAND, &mut attributes).map(drop)
 }

@@ -2,14 +2,16 @@
 
 use std::fs;
 use std::io;
+use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 
 use super::CaptureError;
-use super::link::Link;
+use super::guard;
+use super::link::{self, Link};
 use super::programs::names;
 
 /// Ends the name of a pin that will replace another. The file system has no names with dots.
-const NEW: &str = "_new";
+pub(super) const NEW: &str = "_new";
 
 /// Pins `links` in `dir` in place of those that are pinned there.
 pub(super) fn replace(
@@ -21,7 +23,7 @@ pub(super) fn replace(
         .into_iter()
         .map(|(name, link)| {
             let path = new_path(dir, name);
-            match link.pin(&path) {
+            match link::pin(link.as_fd(), &path) {
                 Ok(()) => Ok((name, link)),
                 Err(source) => Err(CaptureError::Pin { path, source }),
             }
@@ -41,12 +43,13 @@ pub(super) fn replace(
 }
 
 /// Removes every pin of this program from `dir`, and `dir` itself if it is empty then; the
-/// programs are detached unless a process still holds them. Says what it removed.
+/// programs and the guards on devices are detached unless a process still holds them. Says what it
+/// removed.
 ///
 /// # Errors
 /// Fails when a pin cannot be removed; those before it are.
 pub fn cleanup(dir: &Path) -> Result<Vec<String>, CaptureError> {
-    let mut removed = Vec::new();
+    let mut removed = guard::cleanup(dir)?;
     for name in names() {
         for path in [dir.join(name), new_path(dir, name)] {
             if remove(&path).map_err(|source| unpin(&path, source))? {
