@@ -87,6 +87,12 @@ fn ordinary(stage: &Stage, checks: &mut Checks) -> Result<(usize, usize)> {
         names(&agent, "refused") == [IBM.name, ""] && gateway.len() == 2,
         "the agent refused the third name and the nameless address by itself",
     );
+    let by_kernel = agent.iter().filter(|record| table::is_by_kernel(record));
+    let reasons: Vec<&str> = by_kernel.map(|record| record.text("reason")).collect();
+    checks.note(
+        reasons == ["refuse_udp"],
+        "the kernel refused QUIC before there was a packet",
+    );
     Ok((agent.len(), gateway.len()))
 }
 
@@ -124,11 +130,11 @@ fn records(deployment: &Deployment, hop: Hop) -> Result<Vec<Record>> {
     Ok(records)
 }
 
-/// The names that met with this verdict.
+/// The names that met with this verdict at a hop, the kernel left aside.
 fn names<'a>(records: &'a [Record], verdict: &str) -> Vec<&'a str> {
     records
         .iter()
-        .filter(|record| record.text("verdict") == verdict)
+        .filter(|record| record.text("verdict") == verdict && !table::is_by_kernel(record))
         .map(|record| record.text("sni"))
         .collect()
 }

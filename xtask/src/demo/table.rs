@@ -83,7 +83,17 @@ fn judgement(record: &Record) -> String {
         "" => record.text("rule"),
         reason => reason,
     };
-    format!("{} ({why})", record.text("verdict"))
+    let by = if is_by_kernel(record) {
+        " by the kernel"
+    } else {
+        ""
+    };
+    format!("{}{by} ({why})", record.text("verdict"))
+}
+
+/// Whether the record, which is among the agent's, is of something that the kernel refused.
+pub(crate) fn is_by_kernel(record: &Record) -> bool {
+    record.text("hop") == "kernel"
 }
 
 fn carried(record: &Record) -> String {
