@@ -14,8 +14,9 @@ use std::time::{Duration, Instant, SystemTime};
 
 use egress_user::addr::{ClientAddr, OriginAddr, OriginalDst};
 use egress_user::connection_id::ConnectionId;
+use egress_user::hello::{self, FirstFlight};
 use egress_user::pki::{TrialCa, Validity};
-use egress_user::relay;
+use egress_user::relay::{self, End, Session};
 use egress_user::tunnel::frame::{Opened, Role};
 use egress_user::tunnel::header::OpenHeader;
 use egress_user::tunnel::identity::{IdPattern, TrustDomain};
@@ -154,8 +155,8 @@ impl Path {
         Path {
             client,
             origin,
-            agent: spawn(captured, agent),
-            gateway: spawn(dialled, gateway),
+            agent: spawn(captured, agent, End::Socket),
+            gateway: spawn(dialled, gateway, End::Tunnel),
         }
     }
 }
@@ -163,10 +164,14 @@ impl Path {
 fn spawn<T: Transport + 'static>(
     mut socket: TcpStream,
     mut tunnel: Tunnel<T>,
+    client: End,
 ) -> tokio::task::JoinHandle<Tunnel<T>> {
     tokio::spawn(async move {
         let never = std::future::pending();
-        let carried = relay::carry(&mut socket, &mut tunnel, LONG, never).await;
+        let name = hello::ServerName::parse(b"en.wikipedia.org").unwrap();
+        let flight = FirstFlight::of(name);
+        let session = Session { client, flight };
+        let carried = relay::carry(&mut socket, &mut tunnel, session, LONG, never).await;
         carried.result.unwrap();
         tunnel
     })

@@ -11,6 +11,7 @@
 
 mod alert;
 mod body;
+mod flight;
 mod ja4;
 mod name;
 mod not_a_hello;
@@ -18,6 +19,7 @@ mod records;
 mod sniff;
 
 pub use alert::alert_for;
+pub use flight::{FirstFlight, NameChanged};
 pub use name::{NameError, RawName, ServerName};
 pub use not_a_hello::{CLOSED_BEFORE_HELLO, NotAHello, TOO_SLOW};
 
@@ -55,6 +57,11 @@ impl Parser {
     /// A parser at the start of a stream, or at the record that starts a second ClientHello.
     pub fn new() -> Parser {
         Parser::default()
+    }
+
+    /// Where in the stream the hello's last record ends, once it is a [`Progress::Hello`].
+    pub fn end(&self) -> usize {
+        self.records.end()
     }
 
     /// Reads on. `stream` is everything received so far: the bytes of the call before, then

@@ -10,10 +10,13 @@ use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
-use crate::hello::{CLOSED_BEFORE_HELLO, ClientHello, Ech, NotAHello, Parser, Progress, TOO_SLOW};
+use crate::hello::{
+    CLOSED_BEFORE_HELLO, ClientHello, Ech, FirstFlight, NotAHello, Parser, Progress, TOO_SLOW,
+};
 use crate::policy::{Admitted, Policy, Request, Verdict};
 use crate::record::{Pending, Record};
 use crate::refusal::{Class, Refusal};
+use crate::tunnel::frame::ResetCode;
 use crate::tunnel::stream::{Transport, Tunnel};
 
 /// Most hellos fit; a larger one grows the buffer once or twice.
@@ -48,8 +51,11 @@ impl<T: Transport> Source for Tunnel<T> {
 pub struct Intake {
     /// What the hello says.
     pub hello: Box<ClientHello>,
-    /// The exact bytes read so far, to be forwarded as they are.
+    /// The exact bytes read so far that may be forwarded, as they are.
     pub bytes: BytesMut,
+    /// What comes of the session before the rest is nobody's business, and may hold back some of
+    /// what was read.
+    pub flight: FirstFlight,
 }
 
 impl Intake {
@@ -159,9 +165,25 @@ async fn read(source: &mut impl Source, deadline: Instant) -> Result<Intake, Int
         }
         // Never NeedMore once MAX_HELLO bytes are there, which bounds the buffer.
         match parser.advance(&bytes) {
-            Progress::Hello(hello) => return Ok(Intake { hello, bytes }),
+            Progress::Hello(hello) => return whole(hello, bytes, parser.end()),
             Progress::Not(not) => return Err(IntakeError::Refused(not)),
             Progress::NeedMore => {}
         }
     }
+}
+
+/// Behind the hello, which ends at `end`, early data may stand, or what must wait.
+fn whole(hello: Box<ClientHello>, mut bytes: BytesMut, end: usize) -> Result<Intake, IntakeError> {
+    let rest = bytes.split_off(end.min(bytes.len()));
+    let mut flight = FirstFlight::of(hello.server_name.clone());
+    flight.client_sent(&rest).map_err(|_| {
+        let reason = ResetCode::NameChangedOnRetry.reason();
+        IntakeError::Broken(Refusal::new(Class::Malformed, reason))
+    })?;
+    bytes.unsplit(flight.admitted().split());
+    Ok(Intake {
+        hello,
+        bytes,
+        flight,
+    })
 }

@@ -5,40 +5,40 @@
 //! the socket, one `readv` fills the payload slots of several frames, whose
 //! headers then complete a run of bytes that fills TLS records exactly. The
 //! buffer goes back to a pool whenever the socket has nothing to read, so that
-//! an idle connection holds none.
+//! an idle connection holds none. As long as a second ClientHello can come,
+//! what the client sends takes a detour through the [`FirstFlight`].
 
-use std::cell::RefCell;
+mod slots;
+mod watch;
+
 use std::future::Future;
-use std::io::{self, IoSliceMut};
+use std::io;
 use std::ops::Range;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use bytes::Buf;
 use tokio::io::AsyncWrite;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
 
 use crate::connection_id::ConnectionId;
 use crate::drain::Drain;
+use crate::hello::{FirstFlight, NameChanged};
 use crate::in_force::InForce;
 use crate::policy::Admitted;
-use crate::tunnel::frame::{FrameHeader, HEADER_LEN, Kind, MAX_DATA, ResetCode};
+use crate::tunnel::frame::{FrameError, Kind, MAX_DATA, ResetCode};
 use crate::tunnel::stream::{Incoming, Transport, Tunnel, TunnelError};
 use crate::tunnel::tls::Peer;
 use crate::workload::Workload;
-
-/// One frame that fills one TLS record.
-const SLOT: usize = HEADER_LEN + MAX_DATA;
-
-/// Frames read at once: 64 KiB, the most that rustls buffers for sending.
-const SLOTS: usize = 4;
+use slots::{
+    SLOT, first_payload, frame_slots, give_buffer, payload_in, put_header, read_slots, take_buffer,
+};
+use watch::Watch;
 
 /// Time for the rest of a frame when a stream is cut short.
 const FRAME_GRACE: Duration = Duration::from_millis(500);
-
-/// Buffers that a thread keeps for reuse; beyond that they are freed.
-const POOLED: usize = 64;
 
 /// Which end finished first.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -64,6 +64,9 @@ pub enum RelayError {
     /// The process is ending and its deadline has passed.
     #[error("the process is ending")]
     Drained,
+    /// The client's second ClientHello is for another server.
+    #[error(transparent)]
+    NameChanged(#[from] NameChanged),
     /// A policy that came into force meanwhile refuses the connection.
     #[error("the policy in force refuses it now")]
     PolicyChanged,
@@ -79,11 +82,27 @@ impl RelayError {
             RelayError::Socket(_) => ResetCode::Aborted,
             RelayError::Tunnel(_) => ResetCode::Internal,
             RelayError::Idle => ResetCode::IdleTimeout,
+            RelayError::NameChanged(_) => ResetCode::NameChangedOnRetry,
             RelayError::Drained => ResetCode::Shutdown,
             RelayError::PolicyChanged => ResetCode::PolicyChanged,
             RelayError::PeerRejected(_) => ResetCode::PeerRejected,
         }
     }
+}
+
+impl From<FrameError> for RelayError {
+    fn from(error: FrameError) -> RelayError {
+        RelayError::Tunnel(error.into())
+    }
+}
+
+/// The TLS session that is carried.
+#[derive(Debug)]
+pub struct Session {
+    /// Where its client is.
+    pub client: End,
+    /// What has to be looked at before the rest is nobody's business.
+    pub flight: FirstFlight,
 }
 
 /// What was carried, to whatever end it came.
@@ -108,10 +127,11 @@ pub struct Carried {
 pub async fn carry<T: Transport>(
     socket: &mut TcpStream,
     tunnel: &mut Tunnel<T>,
+    session: Session,
     idle: Duration,
     cut: impl Future<Output = RelayError>,
 ) -> Carried {
-    let mut relay = Relay::new(socket, tunnel);
+    let mut relay = Relay::new(socket, tunnel, session);
     let result = tokio::select! {
         result = relay.run(idle) => result,
         error = cut => Err(error),
@@ -164,6 +184,7 @@ struct Relay<'a, T> {
     inward: Direction,
     first: Option<End>,
     moved: bool,
+    watch: Watch,
 }
 
 #[derive(Default)]
@@ -174,7 +195,7 @@ struct Direction {
 }
 
 impl<'a, T: Transport> Relay<'a, T> {
-    fn new(socket: &'a mut TcpStream, tunnel: &'a mut Tunnel<T>) -> Relay<'a, T> {
+    fn new(socket: &'a mut TcpStream, tunnel: &'a mut Tunnel<T>, session: Session) -> Relay<'a, T> {
         Relay {
             socket,
             tunnel,
@@ -184,6 +205,7 @@ impl<'a, T: Transport> Relay<'a, T> {
             inward: Direction::default(),
             first: None,
             moved: false,
+            watch: Watch::new(session),
         }
     }
 
@@ -212,8 +234,13 @@ impl<'a, T: Transport> Relay<'a, T> {
         mut timer: Pin<&mut Sleep>,
         idle: Duration,
     ) -> Poll<Result<(), RelayError>> {
-        let outward = self.poll_outward(cx)?;
-        let inward = self.poll_inward(cx)?;
+        let (outward, inward) = loop {
+            let ends = (self.poll_outward(cx)?, self.poll_inward(cx)?);
+            // What the client sent may have waited for this.
+            if !self.watch.take_answer() {
+                break ends;
+            }
+        };
         if outward.is_ready() && inward.is_ready() {
             return Poll::Ready(Ok(()));
         }
@@ -239,7 +266,10 @@ impl<'a, T: Transport> Relay<'a, T> {
                 self.outward.done = true;
                 return Poll::Ready(Ok(()));
             }
-            match self.socket.poll_read_ready(cx) {
+            if self.put_admitted()? {
+                continue;
+            }
+            match self.poll_readable(cx) {
                 Poll::Ready(ready) => ready.map_err(RelayError::Socket)?,
                 Poll::Pending => {
                     self.give_back();
@@ -250,6 +280,13 @@ impl<'a, T: Transport> Relay<'a, T> {
             }
             self.fill()?;
         }
+    }
+
+    fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.watch.client_waits(End::Socket) {
+            return Poll::Pending;
+        }
+        self.socket.poll_read_ready(cx)
     }
 
     /// Writes what waits in the buffer.
@@ -279,16 +316,28 @@ impl<'a, T: Transport> Relay<'a, T> {
     /// Reads once from the socket into frames, or turns its end into FIN.
     fn fill(&mut self) -> Result<(), RelayError> {
         let mut buffer = self.buffer.take().unwrap_or_else(take_buffer);
-        let read = read_slots(self.socket, &mut buffer);
+        let room = if self.watch.is_over() {
+            buffer.len()
+        } else {
+            SLOT
+        };
+        let read = read_slots(self.socket, buffer.get_mut(..room).unwrap_or_default());
         let framed = match read {
             Ok(0) => {
                 self.first.get_or_insert(End::Socket);
                 self.outward.finishing = true;
-                self.tunnel.sending(Kind::Fin).map_err(TunnelError::from)?;
+                self.tunnel.sending(Kind::Fin)?;
                 put_header(&mut buffer, 0, Kind::Fin, 0)?
             }
+            Ok(count) if self.watch.is_client(End::Socket) => {
+                self.watch
+                    .look(End::Socket, first_payload(&mut buffer, count))?;
+                0
+            }
             Ok(count) => {
-                self.tunnel.sending(Kind::Data).map_err(TunnelError::from)?;
+                self.tunnel.sending(Kind::Data)?;
+                self.watch
+                    .look(End::Socket, first_payload(&mut buffer, count))?;
                 self.outward.bytes += count as u64;
                 frame_slots(&mut buffer, count)?
             }
@@ -298,6 +347,21 @@ impl<'a, T: Transport> Relay<'a, T> {
         self.pending = 0..framed;
         self.buffer = Some(buffer);
         Ok(())
+    }
+
+    /// Makes a frame of what is admitted; false when there is none.
+    fn put_admitted(&mut self) -> Result<bool, RelayError> {
+        let Some(admitted) = self.watch.admitted(End::Socket) else {
+            return Ok(false);
+        };
+        let part = admitted.split_to(admitted.len().min(MAX_DATA));
+        let mut buffer = self.buffer.take().unwrap_or_else(take_buffer);
+        first_payload(&mut buffer, part.len()).copy_from_slice(&part);
+        self.tunnel.sending(Kind::Data)?;
+        self.outward.bytes += part.len() as u64;
+        self.pending = 0..frame_slots(&mut buffer, part.len())?;
+        self.buffer = Some(buffer);
+        Ok(true)
     }
 
     fn give_back(&mut self) {
@@ -311,13 +375,15 @@ impl<'a, T: Transport> Relay<'a, T> {
         if self.inward.done {
             return Poll::Ready(Ok(()));
         }
-        while ready!(self.tunnel.poll_incoming(cx))? == Incoming::Data {
-            let chunk = ready!(self.tunnel.poll_data(cx))?;
-            let written = ready!(Pin::new(&mut *self.socket).poll_write(cx, chunk))
-                .map_err(RelayError::Socket)?;
-            self.tunnel.consume(written);
-            self.inward.bytes += written as u64;
-            self.moved = true;
+        loop {
+            ready!(self.poll_admitted(cx))?;
+            if self.watch.client_waits(End::Tunnel) {
+                return Poll::Pending;
+            }
+            if ready!(self.tunnel.poll_incoming(cx))? == Incoming::Fin {
+                break;
+            }
+            ready!(self.poll_pass(cx))?;
         }
         self.inward.done = true;
         self.first.get_or_insert(End::Tunnel);
@@ -328,6 +394,36 @@ impl<'a, T: Transport> Relay<'a, T> {
             closed => Poll::Ready(closed.map_err(RelayError::Socket)),
         }
     }
+
+    /// Passes on a piece of the tunnel's data.
+    fn poll_pass(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), RelayError>> {
+        let chunk = ready!(self.tunnel.poll_data(cx))?;
+        let taken = if self.watch.is_client(End::Tunnel) {
+            self.watch.look(End::Tunnel, chunk)?;
+            chunk.len()
+        } else {
+            let written = ready!(Pin::new(&mut *self.socket).poll_write(cx, chunk))
+                .map_err(RelayError::Socket)?;
+            self.watch
+                .look(End::Tunnel, chunk.get(..written).unwrap_or_default())?;
+            self.inward.bytes += written as u64;
+            written
+        };
+        self.tunnel.consume(taken);
+        self.moved = true;
+        Poll::Ready(Ok(()))
+    }
+
+    /// Writes to the socket what is admitted.
+    fn poll_admitted(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), RelayError>> {
+        while let Some(admitted) = self.watch.admitted(End::Tunnel) {
+            let written = ready!(Pin::new(&mut *self.socket).poll_write(cx, admitted))
+                .map_err(RelayError::Socket)?;
+            admitted.advance(written);
+            self.inward.bytes += written as u64;
+        }
+        Poll::Ready(Ok(()))
+    }
 }
 
 impl<T> Drop for Relay<'_, T> {
@@ -336,63 +432,6 @@ impl<T> Drop for Relay<'_, T> {
             give_buffer(buffer);
         }
     }
-}
-
-/// Reads into the payload part of each slot, leaving room for the headers.
-fn read_slots(socket: &TcpStream, buffer: &mut [u8]) -> io::Result<usize> {
-    let mut slots = buffer
-        .chunks_exact_mut(SLOT)
-        .filter_map(|slot| slot.get_mut(HEADER_LEN..));
-    let mut payloads: [IoSliceMut<'_>; SLOTS] =
-        std::array::from_fn(|_| IoSliceMut::new(slots.next().unwrap_or_default()));
-    socket.try_read_vectored(&mut payloads)
-}
-
-/// Writes the headers of `count` payload bytes; gives the length of the run.
-fn frame_slots(buffer: &mut [u8], count: usize) -> Result<usize, RelayError> {
-    let mut left = count;
-    let mut end = 0;
-    while left > 0 {
-        let len = left.min(MAX_DATA);
-        put_header(buffer, end, Kind::Data, len)?;
-        end += HEADER_LEN + len;
-        left -= len;
-    }
-    Ok(end)
-}
-
-/// How many bytes of payload lie in a part of the buffer.
-fn payload_in(part: &Range<usize>) -> u64 {
-    let before = |at: usize| at / SLOT * MAX_DATA + (at % SLOT).saturating_sub(HEADER_LEN);
-    (before(part.end) - before(part.start)) as u64
-}
-
-/// Writes one header at `at`; gives where the payload begins.
-fn put_header(buffer: &mut [u8], at: usize, kind: Kind, len: usize) -> Result<usize, RelayError> {
-    let header = FrameHeader::new(kind, len)
-        .map_err(TunnelError::from)?
-        .encode();
-    if let Some(place) = buffer.get_mut(at..at + HEADER_LEN) {
-        place.copy_from_slice(&header);
-    }
-    Ok(at + HEADER_LEN)
-}
-
-thread_local! {
-    static POOL: RefCell<Vec<Box<[u8]>>> = const { RefCell::new(Vec::new()) };
-}
-
-fn take_buffer() -> Box<[u8]> {
-    POOL.with_borrow_mut(Vec::pop)
-        .unwrap_or_else(|| vec![0; SLOT * SLOTS].into_boxed_slice())
-}
-
-fn give_buffer(buffer: Box<[u8]>) {
-    POOL.with_borrow_mut(|pool| {
-        if pool.len() < POOLED {
-            pool.push(buffer);
-        }
-    });
 }
 
 #[cfg(test)]

@@ -12,13 +12,13 @@ use crate::addr::ClientAddr;
 use crate::connection_id::ConnectionId;
 use crate::drain::Drain;
 use crate::farewell;
-use crate::hello;
+use crate::hello::{self, FirstFlight};
 use crate::in_force::InForce;
 use crate::intake::{self, Intake, IntakeError};
 use crate::policy::{Admitted, Digest, Policy};
 use crate::record::{ClosedBy, Hop, Pending};
 use crate::refusal::{Class, Refusal};
-use crate::relay::{self, Carried, End, RelayError};
+use crate::relay::{self, Carried, End, RelayError, Session};
 use crate::tunnel::frame::{Opened, ResetCode};
 use crate::tunnel::header::OpenHeader;
 use crate::tunnel::stream::{Answer, TunnelError};
@@ -92,6 +92,7 @@ pub(super) async fn serve(shared: Arc<Shared>, mut accepted: Accepted, mut drain
 struct Stream {
     lease: Lease,
     admitted: Admitted,
+    flight: FirstFlight,
 }
 
 /// The rooms in their order; each takes what only the one before it can make.
@@ -111,7 +112,11 @@ async fn open(
     let header = open_header(&policy, &admitted, accepted, record);
     let (lease, opened) = ask_a_gateway(shared, &header, &intake, record).await?;
     note_opened(record, &opened);
-    Ok(Stream { lease, admitted })
+    Ok(Stream {
+        lease,
+        admitted,
+        flight: intake.flight,
+    })
 }
 
 fn describe(record: &mut Pending, shared: &Shared, accepted: &Accepted) {
@@ -250,10 +255,14 @@ async fn carry(
 ) -> Result<(), Ending> {
     let (tunnel, peer) = stream.lease.parts();
     let idle = shared.limits.idle;
+    let session = Session {
+        client: End::Socket,
+        flight: stream.flight,
+    };
     let (admitted, workload) = (&stream.admitted, &record.workload);
     let interruption = relay::interruption(drain, in_force, admitted, workload, record.connection);
     let interruption = relay::or_rejected(interruption, peer);
-    let carried = relay::carry(&mut accepted.socket, tunnel, idle, interruption).await;
+    let carried = relay::carry(&mut accepted.socket, tunnel, session, idle, interruption).await;
     note_carried(record, &carried);
     match carried.result {
         Ok(()) => {
@@ -289,10 +298,15 @@ fn cut(error: &RelayError, record: &mut Pending) -> Refusal {
         RelayError::Idle => ("idle", ClosedBy::Egress),
         RelayError::Drained => ("drained", ClosedBy::Egress),
         RelayError::PeerRejected(reason) => (*reason, ClosedBy::Egress),
+        RelayError::NameChanged(_) => (error.reset_code().reason(), ClosedBy::Egress),
         RelayError::PolicyChanged => return policy_changed(record),
     };
     record.closed_by.get_or_insert(by);
-    Refusal::new(Class::Internal, reason)
+    let class = match reason {
+        reason if reason == ResetCode::NameChangedOnRetry.reason() => Class::Malformed,
+        _ => Class::Internal,
+    };
+    Refusal::new(class, reason)
 }
 
 fn policy_changed(record: &mut Pending) -> Refusal {

@@ -12,12 +12,13 @@ use super::connection::{GatewayTunnel, describe};
 use super::dial::{self, Dialled};
 use crate::addr::OriginalDst;
 use crate::drain::Drain;
+use crate::hello::FirstFlight;
 use crate::in_force::InForce;
 use crate::intake::{self, Intake, IntakeError};
 use crate::policy::Admitted;
 use crate::record::{ClosedBy, Hop, Pending};
 use crate::refusal::{Class, Refusal};
-use crate::relay::{self, Carried, End, RelayError};
+use crate::relay::{self, Carried, End, RelayError, Session};
 use crate::tunnel::frame::{Opened, ResetCode};
 use crate::tunnel::header::OpenHeader;
 use crate::tunnel::stream::TunnelError;
@@ -93,6 +94,7 @@ pub(super) async fn serve(
 struct Stream {
     origin: TcpStream,
     admitted: Admitted,
+    flight: FirstFlight,
 }
 
 /// The rooms in their order; each takes what only the one before it can make.
@@ -127,6 +129,7 @@ async fn open(
         Ok(Ok(())) => Ok(Stream {
             origin: socket,
             admitted,
+            flight: intake.flight,
         }),
         Ok(Err(error)) => Err(Ending::Gone(Refusal::new(Class::Internal, error.reason()))),
         Err(_) => Err(Ending::Gone(Refusal::new(
@@ -205,10 +208,14 @@ async fn carry(
     (drain, in_force, peer): (&mut Drain, &mut InForce, &mut Peer<ServerConfig>),
 ) -> Result<(), Ending> {
     let idle = shared.limits.idle;
+    let session = Session {
+        client: End::Tunnel,
+        flight: stream.flight,
+    };
     let (admitted, workload) = (&stream.admitted, &record.workload);
     let interruption = relay::interruption(drain, in_force, admitted, workload, record.connection);
     let interruption = relay::or_rejected(interruption, peer);
-    let carried = relay::carry(&mut stream.origin, tunnel, idle, interruption).await;
+    let carried = relay::carry(&mut stream.origin, tunnel, session, idle, interruption).await;
     note_carried(record, &carried);
     match carried.result {
         Ok(()) => Ok(()),
@@ -242,12 +249,14 @@ fn cut(error: &RelayError, record: &mut Pending) -> Ending {
             (ResetCode::PolicyChanged.reason(), ClosedBy::Egress)
         }
         RelayError::PeerRejected(reason) => (*reason, ClosedBy::Egress),
+        RelayError::NameChanged(_) => (error.reset_code().reason(), ClosedBy::Egress),
         RelayError::Tunnel(error) => (error.reason(), ClosedBy::Egress),
     };
     record.closed_by.get_or_insert(by);
     let class = match error {
         RelayError::PeerRejected(_) => Class::Denied,
         _ if reason == ResetCode::PolicyChanged.reason() => Class::Denied,
+        _ if reason == ResetCode::NameChangedOnRetry.reason() => Class::Malformed,
         _ => Class::Internal,
     };
     let refusal = Refusal::new(class, reason);
@@ -257,6 +266,7 @@ fn cut(error: &RelayError, record: &mut Pending) -> Ending {
         | RelayError::Idle
         | RelayError::Drained
         | RelayError::PolicyChanged
+        | RelayError::NameChanged(_)
         | RelayError::PeerRejected(_) => Ending::Cut(refusal, error.reset_code()),
     }
 }

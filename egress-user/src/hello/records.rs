@@ -29,6 +29,7 @@ pub(super) struct Records {
     left: usize,
     /// The message so far, its header included.
     message: Vec<u8>,
+    end: usize,
 }
 
 impl Records {
@@ -48,12 +49,14 @@ impl Records {
             }
             // Nearly every hello is one record that arrives in one segment: no copy then.
             if let Some(fragment) = lone_fragment(stream)? {
+                self.end = RECORD_HEADER + fragment.len();
                 return Ok(Some(fragment));
             }
         }
         loop {
             if self.left == 0 {
                 if self.is_whole()? {
+                    self.end = self.at;
                     return Ok(Some(&self.message));
                 }
                 if !self.open_record(stream)? {
@@ -64,6 +67,11 @@ impl Records {
                 return Ok(None);
             }
         }
+    }
+
+    /// Where in the stream the message's last record ends, once the message is whole.
+    pub(super) fn end(&self) -> usize {
+        self.end
     }
 
     /// Reads the header of the next record; `false` when it is not all there.

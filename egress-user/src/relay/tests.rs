@@ -4,11 +4,13 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader, DuplexStream};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
+use super::slots::{POOL, SLOTS};
 use super::*;
 use crate::addr::{ClientAddr, OriginAddr, OriginalDst};
 use crate::connection_id::ConnectionId;
 use crate::drain;
-use crate::tunnel::frame::{Opened, Role};
+use crate::hello::ServerName;
+use crate::tunnel::frame::{FrameHeader, Opened, Role};
 use crate::tunnel::header::OpenHeader;
 use crate::tunnel::stream::Answer;
 use crate::workload::Workload;
@@ -66,10 +68,34 @@ async fn sockets() -> (TcpStream, TcpStream) {
 
 type Ended = (Tunnel<Wire>, Carried);
 
-fn spawn(mut socket: TcpStream, mut tunnel: Tunnel<Wire>, idle: Duration) -> JoinHandle<Ended> {
+/// A session of which only the rest is to come.
+fn session(client: End) -> Session {
+    let mut session = fresh_session(client);
+    session.flight.server_sent(b"no retry").unwrap();
+    session
+}
+
+fn fresh_session(client: End) -> Session {
+    let name = ServerName::parse(b"en.wikipedia.org").unwrap();
+    Session {
+        client,
+        flight: FirstFlight::of(name),
+    }
+}
+
+fn spawn(socket: TcpStream, tunnel: Tunnel<Wire>, idle: Duration) -> JoinHandle<Ended> {
+    spawn_session(socket, tunnel, session(End::Socket), idle)
+}
+
+fn spawn_session(
+    mut socket: TcpStream,
+    mut tunnel: Tunnel<Wire>,
+    session: Session,
+    idle: Duration,
+) -> JoinHandle<Ended> {
     tokio::spawn(async move {
         let never = std::future::pending();
-        let carried = carry(&mut socket, &mut tunnel, idle, never).await;
+        let carried = carry(&mut socket, &mut tunnel, session, idle, never).await;
         if let Err(error) = &carried.result {
             let _ = tunnel.send_reset(error.reset_code()).await;
         }
@@ -86,15 +112,23 @@ struct Path {
 }
 
 impl Path {
-    async fn over(mut agent: Tunnel<Wire>, mut gateway: Tunnel<Wire>) -> Path {
+    async fn over(agent: Tunnel<Wire>, gateway: Tunnel<Wire>) -> Path {
+        Path::with(agent, gateway, session).await
+    }
+
+    async fn with(
+        mut agent: Tunnel<Wire>,
+        mut gateway: Tunnel<Wire>,
+        session: fn(End) -> Session,
+    ) -> Path {
         open_stream(&mut agent, &mut gateway).await;
         let (client, captured) = sockets().await;
         let (dialled, origin) = sockets().await;
         Path {
             client,
             origin,
-            agent: spawn(captured, agent, LONG),
-            gateway: spawn(dialled, gateway, LONG),
+            agent: spawn_session(captured, agent, session(End::Socket), LONG),
+            gateway: spawn_session(dialled, gateway, session(End::Tunnel), LONG),
         }
     }
 
@@ -258,10 +292,16 @@ async fn forced_drain_keeps_the_counts() {
     let (mut client, mut captured) = sockets().await;
     let (drainer, mut drain) = drain::channel();
     let carrying = tokio::spawn(async move {
-        carry(&mut captured, &mut agent, LONG, async {
-            drain.forced().await;
-            RelayError::Drained
-        })
+        carry(
+            &mut captured,
+            &mut agent,
+            session(End::Socket),
+            LONG,
+            async {
+                drain.forced().await;
+                RelayError::Drained
+            },
+        )
         .await
     });
     client.write_all(b"bytes").await.unwrap();
@@ -288,7 +328,7 @@ async fn a_cut_in_the_middle_of_a_frame_adds_nothing_to_the_stream() {
         tokio::time::sleep(Duration::from_millis(200)).await;
         RelayError::PolicyChanged
     };
-    let carried = carry(&mut captured, &mut agent, LONG, cut).await;
+    let carried = carry(&mut captured, &mut agent, session(End::Socket), LONG, cut).await;
     let code = carried.result.unwrap_err().reset_code();
     let told = agent.send_reset(code).await;
     drop((agent, captured));
@@ -345,6 +385,44 @@ async fn a_tunnel_lost_after_the_peers_end_is_noticed() {
         carried.result,
         Err(RelayError::Tunnel(TunnelError::Lost))
     ));
+}
+
+/// Both hops watch both directions, whichever of them the tunnel is.
+#[tokio::test]
+async fn the_detour_of_the_first_flights_loses_nothing() {
+    let (agent, gateway) = tunnels();
+    let mut path = Path::with(agent, gateway, fresh_session).await;
+    let early = [&[23, 3, 3, 0, 5][..], b"early"].concat();
+    // A handshake record waits for the server's answer.
+    let held = [&[22, 3, 3, 0, 4][..], b"held"].concat();
+    path.client.write_all(&early).await.unwrap();
+    path.client.write_all(&held).await.unwrap();
+    let mut got = vec![0; early.len()];
+    path.origin.read_exact(&mut got).await.unwrap();
+    assert_eq!(got, early);
+    let no_retry = [22, 3, 3, 0, 1, 0];
+    path.origin.write_all(&no_retry).await.unwrap();
+    let mut answer = vec![0; no_retry.len()];
+    path.client.read_exact(&mut answer).await.unwrap();
+    let rest = noise(1 << 20, 3);
+    let (mut client_in, mut client_out) = path.client.split();
+    let (mut origin_in, mut origin_out) = path.origin.split();
+    let sent = async {
+        client_out.write_all(&rest).await.unwrap();
+        client_out.shutdown().await.unwrap();
+    };
+    let mut got = Vec::new();
+    let received = async {
+        origin_in.read_to_end(&mut got).await.unwrap();
+        origin_out.shutdown().await.unwrap();
+    };
+    let mut nothing = Vec::new();
+    let (_, _, ended) = tokio::join!(sent, received, client_in.read_to_end(&mut nothing));
+    ended.unwrap();
+    assert!(got == [held, rest].concat());
+    let ((_, agent), (_, gateway)) = path.ended().await;
+    let total = (early.len() + 9 + (1 << 20)) as u64;
+    assert_eq!((agent.from_socket, gateway.from_tunnel), (total, total));
 }
 
 #[test]

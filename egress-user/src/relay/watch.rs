@@ -1,0 +1,67 @@
+//! The first flights of the session, while they matter, as the relay has them.
+
+use bytes::BytesMut;
+
+use super::{End, RelayError, Session};
+use crate::hello::FirstFlight;
+
+pub(super) struct Watch {
+    client: End,
+    /// Until it is over.
+    flight: Option<FirstFlight>,
+    answered: bool,
+}
+
+impl Watch {
+    pub(super) fn new(session: Session) -> Watch {
+        Watch {
+            client: session.client,
+            flight: Some(session.flight),
+            answered: false,
+        }
+    }
+
+    /// Whether nothing has to be looked at any more.
+    pub(super) fn is_over(&self) -> bool {
+        self.flight.is_none()
+    }
+
+    /// Whether what comes from this end takes the detour.
+    pub(super) fn is_client(&self, end: End) -> bool {
+        self.flight.is_some() && self.client == end
+    }
+
+    /// Takes what the client sent, or looks at what the server sent.
+    pub(super) fn look(&mut self, from: End, bytes: &[u8]) -> Result<(), RelayError> {
+        let Some(flight) = &mut self.flight else {
+            return Ok(());
+        };
+        if from == self.client {
+            return Ok(flight.client_sent(bytes)?);
+        }
+        let waited = flight.awaits_server();
+        flight.server_sent(bytes)?;
+        self.answered |= waited && !flight.awaits_server();
+        Ok(())
+    }
+
+    /// Whether the client, at this end, sent what must wait for the server's answer.
+    pub(super) fn client_waits(&self, at: End) -> bool {
+        let flight = self.flight.as_ref().filter(|_| at == self.client);
+        flight.is_some_and(FirstFlight::awaits_server)
+    }
+
+    /// Whether an answer that the client waited for has come since this was last asked.
+    pub(super) fn take_answer(&mut self) -> bool {
+        std::mem::take(&mut self.answered)
+    }
+
+    /// What may go on of the bytes of the client at this end, when there is something.
+    pub(super) fn admitted(&mut self, at: End) -> Option<&mut BytesMut> {
+        if self.flight.as_ref().is_some_and(FirstFlight::is_over) {
+            self.flight = None;
+        }
+        let flight = self.flight.as_mut().filter(|_| at == self.client)?;
+        Some(flight.admitted()).filter(|admitted| !admitted.is_empty())
+    }
+}
