@@ -4,6 +4,7 @@ mod agent;
 mod common;
 mod gateway;
 mod pki;
+mod policy;
 mod run;
 
 use std::fmt::Display;
@@ -42,6 +43,7 @@ enum Command {
     Run(run::RunArgs),
     Agent(agent::AgentArgs),
     Gateway(gateway::GatewayArgs),
+    Policy(policy::PolicyArgs),
     Pki(pki::PkiArgs),
 }
 
@@ -54,6 +56,7 @@ impl Cli {
             Command::Run(args) => args.run(self.verbose > 0),
             Command::Agent(args) => args.run(self.verbose > 0),
             Command::Gateway(args) => args.run(),
+            Command::Policy(args) => args.run(),
             Command::Pki(args) => args.run(),
         };
         done.unwrap_or_else(|error| {

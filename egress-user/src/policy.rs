@@ -25,20 +25,29 @@
 //! wildcard, a longer wildcard before a shorter one, and the first in the document before a
 //! later one.
 
+mod columns;
 mod digest;
+mod explain;
 mod flags;
 mod host;
 mod index;
+mod learn;
+mod lint;
 mod rule;
 mod selector;
+mod suffix;
 mod text;
 mod verdict;
+mod write;
 
 pub use digest::Digest;
+pub use explain::{Explanation, NearMiss, RuleNote};
 pub use flags::Flags;
+pub use learn::{Learner, Learnt, LeftOut, Options as LearnOptions, Wildcard};
 pub use verdict::{
     Admitted, DENIED_BY_RULE, NO_RULE, NOT_FOR_THIS_WORKLOAD, PORT_NOT_ALLOWED, Request, Verdict,
 };
+pub use write::{NewHost, NewRule, Subject};
 
 use std::fmt;
 

@@ -33,6 +33,10 @@ const CRATES: &[Rule] = &[
         only: &["cli", "main"],
     },
     Rule {
+        name: "hashbrown",
+        only: &["policy"],
+    },
+    Rule {
         name: "hickory_resolver",
         only: &["gateway/resolve"],
     },
@@ -55,6 +59,10 @@ const CRATES: &[Rule] = &[
     Rule {
         name: "prometheus_client",
         only: &["record/metrics"],
+    },
+    Rule {
+        name: "psl",
+        only: &["policy"],
     },
     Rule {
         name: "rcgen",

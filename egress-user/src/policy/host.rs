@@ -1,6 +1,7 @@
 //! The hosts of a rule: exact names and wildcards, in the form that names are compared in.
 
 use std::borrow::Cow;
+use std::fmt;
 use std::net::IpAddr;
 
 use idna::AsciiDenyList;
@@ -9,7 +10,7 @@ use super::rule::Effect;
 use crate::hello::{NameError, ServerName};
 
 /// A host as a rule lists it.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(super) enum Host {
     /// This name.
     Exact(Box<str>),
@@ -43,6 +44,16 @@ impl Host {
                  such as `localhost` and `*.local`",
             ),
             (Host::Any, Effect::Deny | Effect::TryDeny) => Some("`*` denies every name"),
+        }
+    }
+}
+
+impl fmt::Display for Host {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Host::Exact(name) => f.write_str(name),
+            Host::Below(parent) => write!(f, "*.{parent}"),
+            Host::Any => f.write_str("*"),
         }
     }
 }

@@ -2,6 +2,7 @@
 
 mod table;
 
+use std::fmt;
 use std::hint::black_box;
 use std::iter;
 
@@ -31,6 +32,27 @@ pub(super) struct Index {
     links: Vec<Link>,
 }
 
+/// How a rule lists a name.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub(super) enum Listed<'n> {
+    /// As itself.
+    Exact(&'n str),
+    /// By `*.parent`, which is this parent.
+    Below(&'n str),
+    /// By `*`.
+    Any,
+}
+
+impl fmt::Display for Listed<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Listed::Exact(name) => f.write_str(name),
+            Listed::Below(parent) => write!(f, "*.{parent}"),
+            Listed::Any => f.write_str("*"),
+        }
+    }
+}
+
 /// Rules in the order of the document: the first, and the position of the link to the next
 /// one. Neither is there in an empty chain.
 #[derive(Clone, Copy, Debug)]
@@ -57,23 +79,44 @@ impl Default for Chain {
 impl Index {
     /// The rules that list a name, by position, the most specific host first and those of
     /// one host in the order of the document. A rule that lists it twice may come twice.
-    pub(super) fn rules(&self, name: &str) -> impl Iterator<Item = usize> {
+    pub(super) fn rules<'n>(&self, name: &'n str) -> impl Iterator<Item = (Listed<'n>, usize)> {
         // First everything that the look-ups will wait for, so that they wait once.
         let fetched = parents(name).fold(self.exact.fetch(name), |fetched, parent| {
             fetched ^ self.below.fetch(parent)
         });
         black_box(fetched);
         let exact = self.exact.find(name, &self.names);
-        let below = parents(name).map(|parent| self.below.find(parent, &self.names));
+        let below = parents(name)
+            .map(|parent| (Listed::Below(parent), self.below.find(parent, &self.names)));
         let any = if is_inside(name) {
             self.any_inside
         } else {
             self.any
         };
-        iter::once(exact)
+        iter::once((Listed::Exact(name), exact))
             .chain(below)
-            .chain([any])
-            .flat_map(|chain| self.walk(chain))
+            .chain([(Listed::Any, any)])
+            .flat_map(|(listed, chain)| self.walk(chain).map(move |rule| (listed, rule)))
+    }
+
+    /// The rules that have exactly this host, in the order of the document.
+    pub(super) fn rules_of(&self, host: Listed<'_>) -> impl Iterator<Item = usize> {
+        self.walk(match host {
+            Listed::Exact(name) => self.exact.find(name, &self.names),
+            Listed::Below(parent) => self.below.find(parent, &self.names),
+            Listed::Any => self.any,
+        })
+    }
+
+    /// Every host, in no particular order.
+    pub(super) fn hosts(&self) -> impl Iterator<Item = Listed<'_>> {
+        let exact = self.exact.names().map(|name| self.names.at(name));
+        let below = self.below.names().map(|name| self.names.at(name));
+        let any = (self.any.rule != NONE).then_some(Listed::Any);
+        exact
+            .map(Listed::Exact)
+            .chain(below.map(Listed::Below))
+            .chain(any)
     }
 
     fn walk(&self, chain: Chain) -> impl Iterator<Item = usize> {
@@ -168,7 +211,7 @@ fn prepend(chain: &mut Chain, rule: u32, links: &mut Vec<Link>) {
 }
 
 /// `b.c` and `c` for `a.b.c`.
-fn parents(name: &str) -> impl Iterator<Item = &str> {
+pub(super) fn parents(name: &str) -> impl Iterator<Item = &str> {
     iter::successors(parent(name), |name| parent(name))
 }
 
@@ -178,7 +221,7 @@ fn parent(name: &str) -> Option<&str> {
 }
 
 /// Whether a name means something only inside some network.
-fn is_inside(name: &str) -> bool {
+pub(super) fn is_inside(name: &str) -> bool {
     let below = |suffix: &str| {
         let rest = name.strip_suffix(suffix);
         rest.is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))

@@ -1,5 +1,6 @@
 //! One rule, ready to be asked.
 
+use std::fmt;
 use std::sync::Arc;
 
 use super::selector::{Fit, Selector};
@@ -22,6 +23,36 @@ pub(super) struct Scope {
     pub(super) ports: Box<[PortRange]>,
 }
 
+impl Scope {
+    /// How a workload compares with those that are meant.
+    pub(super) fn fit(&self, workload: &Workload) -> Fit {
+        match &self.from {
+            None => Fit::Yes,
+            Some(selectors) => {
+                let fits = selectors.iter().map(|selector| selector.fit(workload));
+                fits.max().unwrap_or(Fit::No)
+            }
+        }
+    }
+
+    /// The ports in words.
+    pub(super) fn ports_text(&self) -> String {
+        let ports: Vec<_> = self.ports.iter().map(ToString::to_string).collect();
+        ports.join(", ")
+    }
+
+    /// The workloads in words.
+    pub(super) fn whom_text(&self) -> String {
+        match &self.from {
+            None => "everyone".to_owned(),
+            Some(from) => {
+                let from: Vec<_> = from.iter().map(Selector::to_string).collect();
+                from.join(" or ")
+            }
+        }
+    }
+}
+
 /// What a rule does to the connections that it fits.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Effect {
@@ -33,6 +64,15 @@ pub(super) enum Effect {
 }
 
 impl Effect {
+    /// The words for it.
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Effect::Allow => "allow",
+            Effect::Deny => "deny",
+            Effect::TryDeny => "deny (audit)",
+        }
+    }
+
     /// Whether it is about refusing, in earnest or on trial.
     pub(super) fn is_deny(self) -> bool {
         match self {
@@ -50,10 +90,7 @@ impl Rule {
             Effect::Allow => Fit::Yes,
             Effect::Deny | Effect::TryDeny => Fit::Unknown,
         };
-        self.scope.from.as_ref().is_none_or(|selectors| {
-            let mut fits = selectors.iter().map(|selector| selector.fit(workload));
-            fits.any(|fit| fit >= enough)
-        })
+        self.scope.fit(workload) >= enough
     }
 
     /// Whether the rule is about this port.
@@ -63,10 +100,10 @@ impl Rule {
 }
 
 /// Ports from the first to the last, both included.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub(super) struct PortRange {
-    first: u16,
-    last: u16,
+    pub(super) first: u16,
+    pub(super) last: u16,
 }
 
 /// What is wrong with a port or range.
@@ -99,6 +136,15 @@ impl PortRange {
 
     fn contains(self, port: u16) -> bool {
         (self.first..=self.last).contains(&port)
+    }
+}
+
+impl fmt::Display for PortRange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.first == self.last {
+            true => write!(f, "{}", self.first),
+            false => write!(f, "{}-{}", self.first, self.last),
+        }
     }
 }
 

@@ -1,5 +1,7 @@
 //! Whom a rule is for.
 
+use std::fmt;
+
 use crate::workload::Workload;
 
 /// One entry of `from`: everything it names must be so.
@@ -58,6 +60,25 @@ impl Fit {
     }
 }
 
+impl fmt::Display for Selector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = |key: &str, value: &Option<Box<str>>| {
+            let value = value.as_ref()?;
+            Some(format!("{key} {value}"))
+        };
+        let fields = [
+            text("namespace", &self.namespace),
+            text("serviceAccount", &self.service_account),
+            self.cgroup
+                .as_ref()
+                .map(|path| format!("cgroup {}", path.0)),
+            self.uid.map(|uid| format!("uid {uid}")),
+        ];
+        let fields: Vec<_> = fields.into_iter().flatten().collect();
+        f.write_str(&fields.join(", "))
+    }
+}
+
 /// A cgroup and everything below it: a path in which `*` stands for any characters of one
 /// component.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -98,6 +119,19 @@ impl CgroupPattern {
             return Err(CgroupError::Component);
         }
         Ok(CgroupPattern(path.into()))
+    }
+
+    /// Reads a path that exists, which stands for itself and what is below it. `None` if it
+    /// cannot be written without meaning another one, too.
+    pub(super) fn exact(path: &str) -> Option<CgroupPattern> {
+        let whole = !path.contains('*') && !path.contains(char::REPLACEMENT_CHARACTER);
+        CgroupPattern::parse(path).ok().filter(|_| whole)
+    }
+
+    /// Whether every path that the other pattern covers is one that this covers: a star of the
+    /// other one is met by a star alone, as any character that no pattern spells out.
+    pub(super) fn includes(&self, other: &CgroupPattern) -> bool {
+        self.covers(&other.0)
     }
 
     fn covers(&self, path: &str) -> bool {

@@ -12,16 +12,16 @@ use super::index::Builder;
 use super::rule::{Effect, PortRange, Rule, Scope};
 use super::selector::{CgroupPattern, Selector};
 use super::{DEFAULT_PORT, Flags, Mode};
-use crate::document::{self, Loaded, Map, Mistakes, Value};
+use crate::document::{self, Loaded, Map, Mistake, Mistakes, Value};
 
 /// The one version of the document that there is.
 const VERSION: u32 = 1;
 
 /// The longest name of a rule. Names of rules stand in records and, as labels, in metrics.
-const MAX_NAME: usize = 63;
+pub(super) const MAX_NAME: usize = 63;
 
 /// The highest user id; the one above means "none" to the kernel.
-const MAX_UID: u32 = u32::MAX - 1;
+pub(super) const MAX_UID: u32 = u32::MAX - 1;
 
 /// A policy while it is read.
 #[derive(Debug, Default)]
@@ -84,6 +84,21 @@ pub(super) fn read(
         value: (loaded.value, draft),
         warnings: loaded.warnings,
     })
+}
+
+/// Shows every rule of a document that was read before, one by one.
+pub(super) fn each_rule(
+    text: &str,
+    label: &str,
+    rule: impl FnMut(Value<'_>),
+) -> Result<Vec<Mistake>, Mistakes> {
+    let loaded = document::read_with_items(text, label, "rules", rule, |map| {
+        for key in ["version", "mode", "rules"] {
+            map.optional(key, Some);
+        }
+        Some(())
+    })?;
+    Ok(loaded.warnings)
 }
 
 fn version(value: Value<'_>) -> Option<u32> {
@@ -165,11 +180,15 @@ fn selector(map: &Map<'_>) -> Option<Selector> {
 /// above all, would quietly fit nothing.
 fn kubernetes_name(value: Value<'_>) -> Option<Box<str>> {
     let text = value.text()?;
-    let known = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.');
-    if text.len() > 253 || !text.bytes().all(known) {
+    if !is_kubernetes_name(text) {
         return value.expected("a name of lower-case letters, digits, `-` and `.`");
     }
     Some(text.into())
+}
+
+pub(super) fn is_kubernetes_name(text: &str) -> bool {
+    let known = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.');
+    !text.is_empty() && text.len() <= 253 && text.bytes().all(known)
 }
 
 /// The names of rules, each of which may be used once.

@@ -96,7 +96,10 @@ impl Policy {
 
     /// The rule that allows the connection, with the refusal that a rule on trial stands
     /// for; or the refusal.
-    fn decide(&self, request: &Request<'_>) -> Result<(&Rule, Option<Refusal>), Refusal> {
+    pub(super) fn decide(
+        &self,
+        request: &Request<'_>,
+    ) -> Result<(&Rule, Option<Refusal>), Refusal> {
         let mut allows = None;
         let mut would_deny = None;
         let mut other_port = None;
@@ -128,8 +131,8 @@ impl Policy {
     }
 
     fn rules_for(&self, name: &ServerName) -> impl Iterator<Item = &Rule> {
-        let positions = self.index.rules(name.as_str());
-        positions.filter_map(|position| self.rules.get(position))
+        let listed = self.index.rules(name.as_str());
+        listed.filter_map(|(_, position)| self.rules.get(position))
     }
 }
 

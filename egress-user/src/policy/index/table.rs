@@ -114,6 +114,12 @@ impl Table {
         Some(&mut entry.chain)
     }
 
+    /// The places of all names.
+    pub(super) fn names(&self) -> impl Iterator<Item = u32> {
+        let names = self.entries.iter().map(|entry| entry.name);
+        names.filter(|&name| name != NONE)
+    }
+
     fn from(&self, home: usize) -> impl Iterator<Item = &Entry> {
         let (before, behind) = self
             .entries
