@@ -26,6 +26,7 @@
 //! later one.
 
 mod columns;
+mod diff;
 mod digest;
 mod explain;
 mod flags;
@@ -40,6 +41,7 @@ mod text;
 mod verdict;
 mod write;
 
+pub use diff::{Change, Difference, Row};
 pub use digest::Digest;
 pub use explain::{Explanation, NearMiss, RuleNote};
 pub use flags::Flags;

@@ -162,6 +162,41 @@ fn explain_says_which_rule_and_where() {
 }
 
 #[test]
+fn diff_says_what_opens_and_closes() {
+    let egress = Egress::new();
+    let new = POLICY.replace("*.wikipedia.org", "*.wikimedia.org");
+    egress.write("new.yaml", &new);
+    let diff = egress.run(&["diff", "policy.yaml", "new.yaml"]);
+    assert_eq!((diff.code, &*diff.err), (0, ""));
+    assert_eq!(
+        diff.out,
+        "opens   *.wikimedia.org  443  everyone  no_rule → rule wikipedia\n\
+         closes  *.wikipedia.org  443  everyone  rule wikipedia → no_rule\n"
+    );
+    let fails = ["diff", "--fail-on-widening", "--output", "json"];
+    let opens = egress.run(&[&fails[..], &["policy.yaml", "new.yaml"]].concat());
+    assert_eq!(opens.code, 1);
+    assert_eq!(opens.json()["rows"][0]["change"], "opens");
+
+    let narrow = POLICY.replace("'*.wikipedia.org'", "en.wikipedia.org");
+    let closes = egress.run_with(&[&fails[..], &["policy.yaml", "-"]].concat(), &narrow);
+    assert_eq!(closes.code, 0);
+    assert_eq!(closes.json()["rows"][0]["name"], "*.wikipedia.org");
+    let same = egress.run(&["diff", "--fail-on-widening", "policy.yaml", "policy.yaml"]);
+    assert_eq!(same.code, 0);
+    assert!(same.out.ends_with(" decide alike\n"));
+
+    let broken = egress.run_with(&["diff", "-", "none.yaml"], "rules: []\n");
+    assert_eq!((broken.code, &*broken.out), (1, ""));
+    assert!(
+        broken
+            .err
+            .contains("standard input:1:1: `version` is missing")
+    );
+    assert!(broken.err.contains("none.yaml: cannot be read: "));
+}
+
+#[test]
 fn learn_makes_a_policy_that_check_accepts() {
     let egress = Egress::new();
     egress.write(
@@ -213,7 +248,7 @@ fn a_closed_output_is_no_failure() {
 #[test]
 fn every_example_is_understood() {
     let egress = Egress::new();
-    for command in ["check", "explain", "learn"] {
+    for command in ["check", "explain", "diff", "learn"] {
         let help = egress.run(&[command, "--help"]);
         assert_eq!(help.code, 0);
         assert!(help.out.contains("Exit codes:"), "{}", help.out);

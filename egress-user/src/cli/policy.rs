@@ -1,6 +1,7 @@
 //! `egress policy`: what people do with policies before they are in force.
 
 mod check;
+mod diff;
 mod explain;
 mod learn;
 
@@ -20,10 +21,11 @@ const FOUND: u8 = 1;
 const CODES: &str = "\
 Exit codes:
   0  done
-  1  a file cannot be read or has mistakes; for check --strict also warnings
+  1  a file cannot be read or has mistakes; for check --strict also warnings, for
+     diff --fail-on-widening also a widening
   2  the command line is wrong";
 
-/// Checks, explains and learns policies
+/// Checks, explains, compares and learns policies
 #[derive(Args)]
 #[command(after_help = CODES)]
 pub(super) struct PolicyArgs {
@@ -35,6 +37,7 @@ pub(super) struct PolicyArgs {
 enum PolicyCommand {
     Check(check::CheckArgs),
     Explain(explain::ExplainArgs),
+    Diff(diff::DiffArgs),
     Learn(learn::LearnArgs),
 }
 
@@ -52,6 +55,7 @@ impl PolicyArgs {
         let done = match self.command {
             PolicyCommand::Check(args) => args.run(),
             PolicyCommand::Explain(args) => args.run(),
+            PolicyCommand::Diff(args) => args.run(),
             PolicyCommand::Learn(args) => args.run(),
         };
         match done {

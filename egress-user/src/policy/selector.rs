@@ -81,7 +81,7 @@ impl fmt::Display for Selector {
 
 /// A cgroup and everything below it: a path in which `*` stands for any characters of one
 /// component.
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub(super) struct CgroupPattern(Box<str>);
 
 /// What is wrong with a cgroup pattern.
@@ -134,13 +134,71 @@ impl CgroupPattern {
         self.covers(&other.0)
     }
 
-    fn covers(&self, path: &str) -> bool {
+    /// A pattern for cgroups that both cover, if there are any. Together with the patterns that
+    /// it is made of it stands for all of them.
+    pub(super) fn meet(&self, other: &CgroupPattern) -> Option<CgroupPattern> {
+        let (mut ours, mut theirs) = (self.0.split('/'), other.0.split('/'));
+        let mut met = Vec::new();
+        loop {
+            match (ours.next(), theirs.next()) {
+                (None, None) => break,
+                (Some(one), None) | (None, Some(one)) => met.push(one.to_owned()),
+                (Some(ours), Some(theirs)) => met.push(meet(ours, theirs)?),
+            }
+        }
+        Some(CgroupPattern(met.join("/").into()))
+    }
+
+    /// A path that it covers, with `filler` in the place of stars.
+    pub(super) fn example(&self, filler: &str) -> String {
+        self.0.replace('*', filler)
+    }
+
+    pub(super) fn covers(&self, path: &str) -> bool {
         let mut components = path.split('/');
         self.0.split('/').all(|pattern| {
             let component = components.next();
             component.is_some_and(|component| matches(pattern, component))
         })
     }
+}
+
+impl fmt::Display for CgroupPattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// What both patterns describe. Between a beginning and an end that suit both there is room for
+/// everything that either asks for.
+fn meet(ours: &str, theirs: &str) -> Option<String> {
+    let (Some((our_head, our_rest)), Some((their_head, their_rest))) =
+        (ours.split_once('*'), theirs.split_once('*'))
+    else {
+        let equal = matches(ours, theirs) || matches(theirs, ours);
+        let literal = if ours.contains('*') { theirs } else { ours };
+        return equal.then(|| literal.to_owned());
+    };
+    let (our_middle, our_tail) = our_rest.rsplit_once('*').unwrap_or(("", our_rest));
+    let (their_middle, their_tail) = their_rest.rsplit_once('*').unwrap_or(("", their_rest));
+    let head = longer(our_head, their_head);
+    let tail = longer(our_tail, their_tail);
+    let fits = [our_head, their_head]
+        .iter()
+        .all(|part| head.starts_with(part))
+        && [our_tail, their_tail]
+            .iter()
+            .all(|part| tail.ends_with(part));
+    let middles = [head, our_middle, their_middle, tail].join("*");
+    let mut parts: Vec<_> = middles.split('*').collect();
+    let (last, first) = (parts.pop()?, parts.first().copied()?);
+    let inner = parts.get(1..)?.iter().filter(|part| !part.is_empty());
+    let inner: String = inner.flat_map(|part| ["*", part]).collect();
+    fits.then(|| format!("{first}{inner}*{last}"))
+}
+
+fn longer<'t>(a: &'t str, b: &'t str) -> &'t str {
+    if a.len() < b.len() { b } else { a }
 }
 
 /// Whether a component is what a pattern describes. Each part between two stars is looked
@@ -191,6 +249,39 @@ mod tests {
                 expected,
                 "{pattern} {component}"
             );
+        }
+    }
+
+    #[test]
+    fn what_two_patterns_have_in_common() {
+        for (a, b, expected) in [
+            ("/a/*", "/*/b", Some("/a/b")),
+            ("/a", "/a/b", Some("/a/b")),
+            ("/a", "/b", None),
+            ("/web-*", "/*.service", Some("/web-*.service")),
+            ("/web-*", "/we*", Some("/web-*")),
+            ("/web-*", "/db-*", None),
+            ("/a*b*c", "/a*x*c", Some("/a*b*x*c")),
+            ("/*", "/a*", Some("/a*")),
+            ("/*", "/*", Some("/*")),
+            ("/*b", "/a", None),
+        ] {
+            let pattern = |text| CgroupPattern::parse(text).unwrap();
+            for (a, b) in [(a, b), (b, a)] {
+                let met = pattern(a).meet(&pattern(b));
+                let Some(expected) = expected else {
+                    assert_eq!(met, None, "{a} {b}");
+                    continue;
+                };
+                let met = met.unwrap();
+                if a < b {
+                    assert_eq!(met.to_string(), expected, "{a} {b}");
+                }
+                assert!(pattern(a).includes(&met) && pattern(b).includes(&met));
+                assert!(
+                    pattern(a).covers(&met.example("~")) && pattern(b).covers(&met.example("~"))
+                );
+            }
         }
     }
 
