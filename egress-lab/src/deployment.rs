@@ -48,6 +48,8 @@ pub struct Setup<'a> {
     pub agent_answers: &'a str,
     /// How long a drain may take, such as `60s`.
     pub drain: &'a str,
+    /// More lines for the gateway's configuration.
+    pub gateway: &'a [&'a str],
     /// More lines for the `capture` section of the agent; `CGROUP` stands for the cgroup's path.
     pub capture: &'a [&'a str],
     /// Ports of the gateways that the agent knows, all on the gateway's host;
@@ -87,7 +89,8 @@ impl Deployment {
     pub fn start(lab: &Lab, cgroup: &Cgroup, setup: &Setup<'_>) -> anyhow::Result<Deployment> {
         let home = lab.directory().join("egress");
         fs::create_dir_all(&home)?;
-        let gateway = start(lab, Hop::Gateway, &home, setup, &gateway_section())?;
+        let section = gateway_section(setup.gateway);
+        let gateway = start(lab, Hop::Gateway, &home, setup, &section)?;
         let agent_section = agent_section(lab, cgroup, setup);
         let agent = start(lab, Hop::Agent, &home, setup, &agent_section)?;
         let mut deployment = Deployment {
@@ -323,15 +326,20 @@ pub fn without_settings(command: &mut Command) {
     }
 }
 
-fn gateway_section() -> String {
-    format!(
+fn gateway_section(more: &[&str]) -> String {
+    let mut section = format!(
         "listen: 0.0.0.0:{TUNNEL_PORT}\n\
          dns: {{servers: [\"{}\"]}}\n\
          addresses: {{allow: [\"{}\", \"{}\"]}}\n",
         Names::ADDRESS,
         Lab::ORIGINS_V4,
         Lab::ORIGINS_V6,
-    )
+    );
+    for line in more {
+        // Writing to a string does not fail.
+        let _ = writeln!(section, "{line}");
+    }
+    section
 }
 
 fn agent_section(lab: &Lab, cgroup: &Cgroup, setup: &Setup<'_>) -> String {

@@ -124,10 +124,10 @@ async fn tunnels() -> (AgentTunnel, GatewayTunnel) {
     let (near, far) = sockets().await;
     let name = ServerName::IpAddress(near.peer_addr().unwrap().ip().into());
     let (client, server) = tokio::join!(connector.connect(name, near), acceptor.accept(far));
-    (
-        Tunnel::new(client.unwrap(), Role::Agent),
-        Tunnel::new(server.unwrap(), Role::Gateway),
-    )
+    let agent = Tunnel::new(client.unwrap(), Role::Agent);
+    let mut gateway = Tunnel::new(server.unwrap(), Role::Gateway);
+    gateway.send_ready().await.unwrap();
+    (agent, gateway)
 }
 
 async fn sockets() -> (TcpStream, TcpStream) {

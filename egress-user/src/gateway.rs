@@ -1,5 +1,6 @@
 //! The gateway: authenticates agents, judges again, resolves and dials.
 
+pub mod agents;
 mod connection;
 mod dial;
 pub mod forbidden;
@@ -19,8 +20,8 @@ use crate::addr::AgentAddr;
 use crate::drain::Drain;
 use crate::in_force::InForce;
 use crate::record::Recorder;
-use crate::tunnel::identity::IdPattern;
 use crate::tunnel::tls::InUse;
+use agents::{AgentRule, Agents, Quotas};
 use resolve::{ResolveOptions, Resolver, ResolverError};
 
 /// Limits of the gateway, each with its reason.
@@ -59,8 +60,10 @@ pub struct GatewayParts {
     pub listen: SocketAddr,
     /// TLS with client authentication.
     pub tls: InUse<ServerConfig>,
-    /// Agents that may open tunnels.
-    pub agents: Vec<IdPattern>,
+    /// Agents that may open tunnels, and for whom.
+    pub agents: Vec<AgentRule>,
+    /// How much each agent and each workload may take.
+    pub quotas: Quotas,
     /// The policy in force; swapped on reload.
     pub policy: InForce,
     /// Name resolution.
@@ -89,7 +92,7 @@ pub enum BindError {
 
 struct Shared {
     tls: InUse<ServerConfig>,
-    agents: Vec<IdPattern>,
+    agents: Arc<Agents>,
     policy: InForce,
     resolver: Resolver,
     recorder: Recorder,
@@ -115,7 +118,7 @@ impl Gateway {
         let addr = listener.local_addr().map_err(failed)?;
         let shared = Shared {
             tls: parts.tls,
-            agents: parts.agents,
+            agents: Agents::new(parts.agents, parts.quotas),
             policy: parts.policy,
             resolver: Resolver::new(parts.resolve)?,
             recorder: parts.recorder,

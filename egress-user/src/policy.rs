@@ -41,6 +41,8 @@ mod text;
 mod verdict;
 mod write;
 
+mod workloads;
+
 pub use diff::{Change, Difference, Row};
 pub use digest::Digest;
 pub use explain::{Explanation, NearMiss, RuleNote};
@@ -50,6 +52,8 @@ pub use verdict::{
     Admitted, DENIED_BY_RULE, NO_RULE, NOT_FOR_THIS_WORKLOAD, PORT_NOT_ALLOWED, Request, Verdict,
 };
 pub use write::{NewHost, NewRule, Subject};
+
+pub use workloads::Workloads;
 
 use std::fmt;
 

@@ -27,6 +27,7 @@ use crate::agent::{self, Agent, AgentParts, Serving};
 use crate::cgroup::{Cgroup, Cgroup2};
 use crate::descriptors;
 use crate::drain::{self, Drain, Drainer};
+use crate::gateway::agents::{AgentRule, Quotas};
 use crate::gateway::resolve::ResolveOptions;
 use crate::gateway::{self, Gateway, GatewayParts};
 use crate::in_force::{self, InForce};
@@ -237,7 +238,10 @@ impl Halves {
         let gateway = Gateway::bind(GatewayParts {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
             tls: tls::in_use(tls::gateway_end(&identities.gateway)?).1,
-            agents: vec![IdPattern::Exactly(identities.agent.id().clone())],
+            agents: vec![AgentRule::for_everybody(IdPattern::Exactly(
+                identities.agent.id().clone(),
+            ))],
+            quotas: Quotas::default(),
             policy: self.policy.clone(),
             resolve: self.resolve,
             recorder: self.recorder.clone(),

@@ -52,6 +52,6 @@ fn check_payload(kind: Kind, payload: &[u8]) {
                 assert_eq!(Opened::decode(&again[HEADER_LEN..]), Ok(opened));
             }
         }
-        Kind::Open | Kind::Data | Kind::Fin | Kind::Drain => {}
+        Kind::Open | Kind::Data | Kind::Fin | Kind::Drain | Kind::Ready => {}
     }
 }

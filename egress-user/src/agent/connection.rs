@@ -210,7 +210,7 @@ async fn lease(
     record.timings.tunnel = Some(started.elapsed().into());
     let lease = leased.map_err(|_| gateway_timeout())?.map_err(|error| {
         tracing::debug!(%error, "no tunnel to a gateway");
-        Refusal::new(Class::Unreachable, error.reason())
+        error.refusal()
     })?;
     record.gateway = Some(lease.gateway().to_string());
     record.peer = Some(lease.peer().to_string());

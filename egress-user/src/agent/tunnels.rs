@@ -17,10 +17,11 @@ use tokio_rustls::client::TlsStream;
 use crate::addr::GatewayAddr;
 use crate::descriptors;
 use crate::record::{Metrics, TunnelEvent};
+use crate::refusal::{Class, Refusal};
 use crate::tunnel;
 use crate::tunnel::frame::{ResetCode, Role};
 use crate::tunnel::identity::SpiffeId;
-use crate::tunnel::stream::{Tunnel, tls_error, tune};
+use crate::tunnel::stream::{Tunnel, TunnelError, tls_error, tune};
 use crate::tunnel::tls::{self, InUse, Peer, PeerError};
 
 /// Warm tunnels that are kept; more than this many finished streams at once
@@ -103,12 +104,18 @@ pub enum DialError {
     /// It took too long.
     #[error("gateway {0} did not answer in time")]
     Timeout(Endpoint),
+    /// The gateway ended the connection instead of saying whether it takes this agent.
+    #[error("gateway {0} ended the connection: {1}")]
+    Lost(Endpoint, #[source] TunnelError),
+    /// The gateway does not take this agent.
+    #[error("gateway {0} does not take this agent: {1}")]
+    Refused(Endpoint, Refusal),
 }
 
 impl DialError {
-    /// The reason in records.
-    pub fn reason(&self) -> &'static str {
-        match self {
+    /// What a connection that needed a gateway is refused with.
+    pub fn refusal(&self) -> Refusal {
+        let reason = match self {
             DialError::NoGateway => "no_gateway",
             DialError::Resolve(..) => "gateway_unresolved",
             DialError::Connect(_, error) if descriptors::are_spent(error) => descriptors::SPENT,
@@ -119,7 +126,10 @@ impl DialError {
             DialError::Protocol(_) => "alpn_mismatch",
             DialError::Peer(_, error) => error.reason(),
             DialError::Timeout(_) => "gateway_timeout",
-        }
+            DialError::Lost(_, error) => error.reason(),
+            DialError::Refused(_, refusal) => return refusal.clone(),
+        };
+        Refusal::new(Class::Unreachable, reason)
     }
 }
 
@@ -207,7 +217,9 @@ impl Tunnels {
         Ok(self.lend(warm, false))
     }
 
-    /// Whether the last attempt to reach a gateway succeeded.
+    /// Whether, the last time that it was tried, a gateway said that it takes this agent. A handshake
+    /// is no such word: in TLS 1.3 the agent's side of it ends before the gateway has seen the
+    /// agent's certificate.
     pub fn is_reachable(&self) -> bool {
         self.reachable.load(Ordering::Relaxed)
     }
@@ -221,10 +233,48 @@ impl Tunnels {
             idle.retain_mut(|warm| warm.since.elapsed() < IDLE_LIMIT && warm.is_usable());
             idle.len()
         };
-        if left == 0
-            && let Ok(warm) = self.dial_any(&Tried::default()).await
-        {
-            self.keep(warm);
+        if left > 0 {
+            return;
+        }
+        match self.dial_ready().await {
+            Ok(warm) => self.keep(warm),
+            Err(error) => self.note_reachable(Err(&error)),
+        }
+    }
+
+    /// A tunnel of the first gateway that says that it takes this agent.
+    async fn dial_ready(&self) -> Result<Warm, DialError> {
+        let mut tried = Tried::default();
+        loop {
+            let mut warm = self.dial_any(&tried).await?;
+            let Some(endpoint) = self.gateways.get(warm.endpoint).cloned() else {
+                return Err(DialError::NoGateway);
+            };
+            let error = match tokio::time::timeout(DIAL_LIMIT, warm.tunnel.ready()).await {
+                Ok(Ok(Ok(()))) => return Ok(warm),
+                Ok(Ok(Err(refusal))) => DialError::Refused(endpoint, refusal),
+                Ok(Err(error)) => DialError::Lost(endpoint, error),
+                Err(_) => DialError::Timeout(endpoint),
+            };
+            self.metrics.tunnel(TunnelEvent::Failed);
+            tried.gateways.push(warm.endpoint);
+            if tried.gateways.len() >= self.gateways.len() {
+                return Err(error);
+            }
+        }
+    }
+
+    /// Notes whether gateways take this agent, and says so when it changes.
+    fn note_reachable(&self, dialled: Result<(), &DialError>) {
+        let before = self.reachable.swap(dialled.is_ok(), Ordering::Relaxed);
+        match dialled {
+            Ok(()) if !before => tracing::info!("a gateway takes this agent"),
+            Ok(()) => {}
+            Err(error) if before => {
+                let reason = error.refusal().reason;
+                tracing::warn!(%reason, "no gateway takes this agent");
+            }
+            Err(error) => tracing::debug!(%error, "no gateway takes this agent"),
         }
     }
 
@@ -238,7 +288,9 @@ impl Tunnels {
         None
     }
 
+    /// Keeps a tunnel that can carry another stream, whose gateway so takes this agent.
     fn keep(&self, mut warm: Warm) {
+        self.note_reachable(Ok(()));
         warm.since = Instant::now();
         let mut idle = self.lock();
         if idle.len() < MAX_IDLE {
@@ -261,7 +313,6 @@ impl Tunnels {
             match self.dial(index, endpoint).await {
                 Ok(warm) => {
                     self.metrics.tunnel(TunnelEvent::Opened);
-                    self.reachable.store(true, Ordering::Relaxed);
                     return Ok(warm);
                 }
                 Err(error) => {
@@ -272,7 +323,7 @@ impl Tunnels {
             }
         }
         if tried.is_empty() {
-            self.reachable.store(false, Ordering::Relaxed);
+            self.note_reachable(Err(&last));
         }
         Err(last)
     }
@@ -376,7 +427,7 @@ impl Lease {
 
     /// Back into the pool, if the stream ended in good order.
     pub(super) fn give_back(self) {
-        if self.warm.tunnel.is_idle() && !self.warm.tunnel.is_draining() {
+        if self.warm.tunnel.may_open() {
             self.pool.keep(self.warm);
         }
     }

@@ -12,6 +12,7 @@ use super::common::{self, CommonArgs};
 use crate::admin::{Admin, Readiness};
 use crate::config::gateway::{GatewayConfig, GatewayOptions};
 use crate::drain;
+use crate::gateway::agents::AgentRule;
 use crate::gateway::forbidden::Forbidden;
 use crate::gateway::resolve::ResolveOptions;
 use crate::gateway::{Gateway, GatewayParts, Limits};
@@ -29,6 +30,13 @@ gateway.yaml:
   listen: 0.0.0.0:8443
   policy: policy.yaml
   tls: {certificate: gateway.pem, key: gateway-key.pem, bundle: ca.pem}   # and crl: revoked.pem
+  agents:                           # spiffe://OWN-TRUST-DOMAIN/agent/* when absent
+    - spiffe://example.org/agent/*  # may speak for every workload
+    - id: spiffe://example.org/node/web
+      workloads: [{namespace: web}, {cgroup: /web.slice}]
+  limits:                           # of this gateway; names in a minute, rate in a second
+    agent: {tunnels: 4096, connections: 8000, rate: 500, names: 6000}
+    workload: {connections: 4096, rate: 100, names: 600}
   dns: {servers: [192.0.2.53]}        # the system's own when absent
   addresses: {allow: [10.20.0.0/16]}  # exceptions to the forbidden ranges
   log: {file: /var/log/egress/gateway.jsonl, format: json}
@@ -87,7 +95,10 @@ impl From<GatewayArgs> for GatewayOptions {
         GatewayOptions {
             common: args.common.into(),
             listen: args.listen,
-            agents: args.agents,
+            agents: args
+                .agents
+                .map(|ids| ids.into_iter().map(AgentRule::for_everybody).collect()),
+            quotas: None,
             dns: args.dns,
             allow_addresses: args.allow_addresses,
             resolve: args.resolve,
@@ -99,13 +110,16 @@ async fn serve(config: GatewayConfig) -> anyhow::Result<()> {
     let loaded = common::load(&config.base)?;
     let agents = match config.agents {
         Some(agents) => agents,
-        None => vec![tls::default_agents(&loaded.credentials)?],
+        None => vec![AgentRule::for_everybody(tls::default_agents(
+            &loaded.credentials,
+        )?)],
     };
     let tls = common::use_credentials(&config.base.tls, &loaded, Box::new(tls::gateway_end))?;
     let gateway = Gateway::bind(GatewayParts {
         listen: config.listen,
         tls,
         agents,
+        quotas: config.quotas,
         policy: loaded.policy,
         resolve: ResolveOptions {
             servers: config.dns,

@@ -8,8 +8,9 @@ use ipnet::IpNet;
 
 use super::{Base, Common, Needs};
 use crate::document::{Map, Mistakes, Value};
+use crate::gateway::agents::{AgentRule, Quota, Quotas};
 use crate::pins::{self, Pin};
-use crate::tunnel::identity::IdPattern;
+use crate::policy::Workloads;
 
 /// What the user wrote; everything may be absent.
 #[derive(Clone, Debug, Default)]
@@ -18,8 +19,10 @@ pub struct GatewayOptions {
     pub common: Common,
     /// Where agents connect.
     pub listen: Option<SocketAddr>,
-    /// Agents that may open tunnels.
-    pub agents: Option<Vec<IdPattern>>,
+    /// Agents that may open tunnels, and for whom.
+    pub agents: Option<Vec<AgentRule>>,
+    /// How much each agent and each workload may take.
+    pub quotas: Option<Quotas>,
     /// Name servers.
     pub dns: Option<Vec<SocketAddr>>,
     /// Exceptions to the forbidden ranges.
@@ -35,9 +38,11 @@ pub struct GatewayConfig {
     pub base: Base,
     /// Where agents connect.
     pub listen: SocketAddr,
-    /// Agents that may open tunnels; every `/agent/*` of the own trust domain
-    /// when absent.
-    pub agents: Option<Vec<IdPattern>>,
+    /// Agents that may open tunnels, and for whom; every `/agent/*` of the own trust domain for
+    /// everybody when absent.
+    pub agents: Option<Vec<AgentRule>>,
+    /// How much each agent and each workload may take.
+    pub quotas: Quotas,
     /// Name servers; the system's own when empty.
     pub dns: Vec<SocketAddr>,
     /// Exceptions to the forbidden ranges.
@@ -65,6 +70,7 @@ impl GatewayConfig {
             base,
             listen,
             agents: flags.agents.or(written.agents),
+            quotas: flags.quotas.or(written.quotas).unwrap_or_default(),
             dns: flags.dns.or(written.dns).unwrap_or_default(),
             allow_addresses: flags
                 .allow_addresses
@@ -80,9 +86,8 @@ fn read(map: &Map<'_>) -> Option<GatewayOptions> {
     Some(GatewayOptions {
         common: Common::read(map),
         listen: map.optional("listen", Value::socket_addr),
-        agents: map.optional("agents", |value| {
-            value.non_empty_list(|item| item.parse(str::parse))
-        }),
+        agents: map.optional("agents", |value| value.non_empty_list(agent)),
+        quotas: map.optional("limits", |value| value.map(quotas)),
         dns: map.optional("dns", |value| {
             value.map(|dns| dns.required("servers", |servers| servers.non_empty_list(server)))
         }),
@@ -91,6 +96,49 @@ fn read(map: &Map<'_>) -> Option<GatewayOptions> {
         }),
         resolve: map.optional("resolve", |value| value.list(|item| item.parse(str::parse))),
     })
+}
+
+/// An ID alone, or an ID with the workloads that it may speak for.
+fn agent(value: Value<'_>) -> Option<AgentRule> {
+    if !value.is_map() {
+        return value.parse(str::parse).map(AgentRule::for_everybody);
+    }
+    value.map(|map| {
+        let id = map.required("id", |id| id.parse(str::parse));
+        let workloads = map.optional("workloads", Workloads::read);
+        if workloads.is_none() && map.has("workloads") {
+            return None;
+        }
+        Some(AgentRule { id: id?, workloads })
+    })
+}
+
+fn quotas(map: &Map<'_>) -> Option<Quotas> {
+    let default = Quotas::default();
+    let tunnels = |value: Value<'_>| {
+        value.map(|map| {
+            let tunnels = map.or("tunnels", default.tunnels, |value| {
+                value.number(1..=u32::MAX)
+            });
+            Some((tunnels, quota(map, default.agent)))
+        })
+    };
+    let agent = map.or("agent", (default.tunnels, default.agent), tunnels);
+    let workload = |value: Value<'_>| value.map(|map| Some(quota(map, default.workload)));
+    Some(Quotas {
+        tunnels: agent.0,
+        agent: agent.1,
+        workload: map.or("workload", default.workload, workload),
+    })
+}
+
+fn quota(map: &Map<'_>, default: Quota) -> Quota {
+    let limit = |value: Value<'_>| value.number(1..=u32::MAX);
+    Quota {
+        connections: map.optional("connections", limit).or(default.connections),
+        rate: map.optional("rate", limit).or(default.rate),
+        names: map.optional("names", limit).or(default.names),
+    }
 }
 
 fn server(value: Value<'_>) -> Option<SocketAddr> {
@@ -112,7 +160,13 @@ mod tests {
 listen: 0.0.0.0:8443
 policy: policy.yaml
 tls: {certificate: gateway.pem, key: gateway-key.pem, bundle: /etc/ca.pem}
-agents: [spiffe://egress.local/agent/*]
+agents:
+  - spiffe://egress.local/agent/*
+  - id: spiffe://egress.local/node/web
+    workloads: [{namespace: web}, {cgroup: /web.slice}]
+limits:
+  agent: {tunnels: 100, rate: 50}
+  workload: {connections: 20, names: 30}
 dns: {servers: [\"203.0.113.53\", \"[2001:db8::53]:5353\"]}
 addresses: {allow: [203.0.113.0/24]}
 resolve: [\"en.wikipedia.org:443:127.0.0.1\"]
@@ -130,6 +184,16 @@ drain: 5s
         assert_eq!(config.dns[0].port(), 53);
         assert_eq!(config.pins.len(), 1);
         assert_eq!(config.base.drain.as_secs(), 5);
+        let [everybody, web] = &config.agents.unwrap()[..] else {
+            panic!("two rules");
+        };
+        assert_eq!(everybody.workloads, None);
+        assert_eq!(web.id.to_string(), "spiffe://egress.local/node/web");
+        assert!(web.workloads.is_some());
+        let (agent, workload) = (config.quotas.agent, config.quotas.workload);
+        assert_eq!((config.quotas.tunnels, agent.rate), (100, Some(50)));
+        assert_eq!((workload.connections, workload.names), (Some(20), Some(30)));
+        assert_eq!((agent.connections, workload.rate), (None, None));
     }
 
     #[test]
@@ -143,6 +207,16 @@ drain: 5s
         };
         let config = GatewayConfig::load(Some(&path), flags).unwrap();
         assert_eq!(config.listen.port(), 1);
+    }
+
+    #[test]
+    fn an_agent_that_was_to_be_restricted_is_not_let_speak_for_everybody() {
+        let text =
+            |workloads: &str| FULL.replace("[{namespace: web}, {cgroup: /web.slice}]", workloads);
+        for wrong in ["[]", "[{}]", "[{namspace: web}]", "web", "~"] {
+            assert!(load(&text(wrong)).is_err(), "{wrong}");
+        }
+        assert!(load(&FULL.replace("rate: 50", "rate: 0")).is_err());
     }
 
     #[test]

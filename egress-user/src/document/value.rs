@@ -50,6 +50,11 @@ impl<'d> Value<'d> {
         Value::new(root, Subject::Document, ledger)
     }
 
+    /// Whether it is a map of keys and values; notes no mistake.
+    pub fn is_map(self) -> bool {
+        matches!(self.node.kind(), Kind::Map(_))
+    }
+
     /// A word or a text, not empty.
     pub fn text(self) -> Option<&'d str> {
         match self.scalar() {

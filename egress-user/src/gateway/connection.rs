@@ -9,6 +9,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use super::Shared;
+use super::agents::TunnelPass;
 use super::stream;
 use crate::addr::AgentAddr;
 use crate::connection_id::ConnectionId;
@@ -46,10 +47,16 @@ pub(super) async fn serve(
         () = drain.forced() => Ok(Err(Rejected::new("drained"))),
     };
     let rejected = match authenticated {
-        Ok(Ok((tunnel, peer))) => {
-            shared.recorder.metrics().tunnel(TunnelEvent::Opened);
-            return streams(&shared, tunnel, peer, &mut drain).await;
-        }
+        Ok(Ok((mut tunnel, peer))) => match shared.agents.admit(peer.id()) {
+            Ok(pass) => return streams(&shared, tunnel, (peer, pass), &mut drain).await,
+            Err(refusal) => {
+                turn_away(&mut tunnel, &refusal).await;
+                Rejected {
+                    refusal,
+                    peer: Some(peer.id().clone()),
+                }
+            }
+        },
         Ok(Err(rejected)) => rejected,
         Err(_) => Rejected::new("handshake_timeout"),
     };
@@ -58,13 +65,16 @@ pub(super) async fn serve(
 
 /// Why an agent's connection came to nothing.
 struct Rejected {
-    reason: &'static str,
+    refusal: Refusal,
     peer: Option<SpiffeId>,
 }
 
 impl Rejected {
     fn new(reason: &'static str) -> Rejected {
-        Rejected { reason, peer: None }
+        Rejected {
+            refusal: Refusal::new(Class::Denied, reason),
+            peer: None,
+        }
     }
 }
 
@@ -76,7 +86,18 @@ fn reject(shared: &Shared, started: Instant, agent: AgentAddr, rejected: Rejecte
     let mut record = Pending::since(started, &shared.recorder, Hop::Gateway, id);
     record.client = Some(agent.to_string());
     record.peer = rejected.peer.map(|peer| peer.to_string());
-    record.refused(Refusal::new(Class::Denied, rejected.reason));
+    record.refused(rejected.refusal);
+}
+
+/// Tells an agent that none of its streams will be taken, and why.
+async fn turn_away(tunnel: &mut GatewayTunnel, refusal: &Refusal) {
+    let words = async {
+        tunnel.send_refused(refusal).await?;
+        tunnel.close().await?;
+        tunnel.outlast().await
+    };
+    // An agent that does not listen sees the connection close.
+    let _ = tokio::time::timeout(GOODBYE, words).await;
 }
 
 async fn authenticate(
@@ -97,12 +118,6 @@ async fn authenticate(
     let peer = handshake
         .peer(session.peer_certificates().unwrap_or_default())
         .map_err(|error| Rejected::new(error.reason()))?;
-    if !shared.agents.iter().any(|agents| agents.matches(peer.id())) {
-        return Err(Rejected {
-            reason: "agent_not_allowed",
-            peer: Some(peer.id().clone()),
-        });
-    }
     Ok((Tunnel::new(stream, Role::Gateway), peer))
 }
 
@@ -111,9 +126,14 @@ async fn authenticate(
 async fn streams(
     shared: &Arc<Shared>,
     mut tunnel: GatewayTunnel,
-    mut peer: AgentPeer,
+    (mut peer, pass): (AgentPeer, TunnelPass),
     drain: &mut Drain,
 ) {
+    shared.recorder.metrics().tunnel(TunnelEvent::Opened);
+    let ready = tokio::time::timeout(shared.limits.handshake, tunnel.send_ready());
+    if !matches!(ready.await, Ok(Ok(()))) {
+        return;
+    }
     loop {
         let next = tokio::select! {
             next = tokio::time::timeout(shared.limits.tunnel_idle, tunnel.accept()) => next,
@@ -130,7 +150,8 @@ async fn streams(
             Ok(Ok(None)) | Err(_) => return goodbye(tunnel, false).await,
             Ok(Err(error)) => return broken(shared, peer.id(), &error),
         };
-        if !stream::serve(shared, &mut tunnel, &mut peer, header, drain).await {
+        let agent = (&mut peer, &pass);
+        if !stream::serve(shared, &mut tunnel, agent, header, drain).await {
             return;
         }
     }

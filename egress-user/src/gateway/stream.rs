@@ -8,6 +8,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
 use super::Shared;
+use super::agents::{StreamPass, TunnelPass};
 use super::connection::{GatewayTunnel, describe};
 use super::dial::{self, Dialled};
 use crate::addr::OriginalDst;
@@ -45,7 +46,7 @@ impl From<Refusal> for Ending {
 pub(super) async fn serve(
     shared: &Arc<Shared>,
     tunnel: &mut GatewayTunnel,
-    peer: &mut Peer<ServerConfig>,
+    (peer, pass): (&mut Peer<ServerConfig>, &TunnelPass),
     header: OpenHeader,
     drain: &mut Drain,
 ) -> bool {
@@ -53,7 +54,7 @@ pub(super) async fn serve(
     let mut in_force = shared.policy.clone();
     describe(&mut record, peer.id(), &header);
     let opened = tokio::select! {
-        opened = open(shared, &mut in_force, tunnel, &header, &mut record) => opened,
+        opened = open(shared, pass, &mut in_force, tunnel, &header, &mut record) => opened,
         () = drain.forced() => Err(Refusal::new(Class::Busy, "drained").into()),
     };
     let ended = match opened {
@@ -91,21 +92,24 @@ pub(super) async fn serve(
 }
 
 /// An origin that has the hello, and the verdict that let it.
-struct Stream {
+struct Stream<'a> {
     origin: TcpStream,
     admitted: Admitted,
     flight: FirstFlight,
+    _pass: StreamPass<'a>,
 }
 
 /// The rooms in their order; each takes what only the one before it can make.
-async fn open(
+async fn open<'a>(
     shared: &Shared,
+    pass: &'a TunnelPass,
     in_force: &mut InForce,
     tunnel: &mut GatewayTunnel,
     header: &OpenHeader,
     record: &mut Pending,
-) -> Result<Stream, Ending> {
+) -> Result<Stream<'a>, Ending> {
     shared.recorder.takes_records()?;
+    let pass = pass.stream(&header.workload)?;
     let intake = intake::read_hello(tunnel, shared.limits.hello, record).await;
     let intake = intake.map_err(|error| match error {
         IntakeError::Broken(refusal) => Ending::Gone(refusal),
@@ -116,6 +120,7 @@ async fn open(
     record.policy = Some(policy.digest().to_string());
     let admitted = intake.judge(&policy, header.original.port(), record)?;
     same_name(&admitted, header)?;
+    pass.name(admitted.name())?;
     let Dialled { mut socket, addr } = dial(shared, &admitted, header.original, record).await?;
     record.dialled = Some(addr.to_string());
     send_hello(shared, &mut socket, &intake, record).await?;
@@ -130,6 +135,7 @@ async fn open(
             origin: socket,
             admitted,
             flight: intake.flight,
+            _pass: pass,
         }),
         Ok(Err(error)) => Err(Ending::Gone(Refusal::new(Class::Internal, error.reason()))),
         Err(_) => Err(Ending::Gone(Refusal::new(
@@ -203,7 +209,7 @@ async fn send_hello(
 async fn carry(
     shared: &Shared,
     tunnel: &mut GatewayTunnel,
-    mut stream: Stream,
+    mut stream: Stream<'_>,
     record: &mut Pending,
     (drain, in_force, peer): (&mut Drain, &mut InForce, &mut Peer<ServerConfig>),
 ) -> Result<(), Ending> {

@@ -164,7 +164,7 @@ fn host(value: Value<'_>, effect: Effect) -> Option<Host> {
     Some(host)
 }
 
-fn selector(map: &Map<'_>) -> Option<Selector> {
+pub(super) fn selector(map: &Map<'_>) -> Option<Selector> {
     if map.is_empty() {
         return map.mistake("an empty entry would mean everyone; leave `from` out for that");
     }

@@ -24,12 +24,12 @@ fn addr(text: &str) -> SocketAddr {
 }
 
 /// Both ends of a tunnel, in memory.
-fn tunnels() -> (Tunnel<Wire>, Tunnel<Wire>) {
+async fn tunnels() -> (Tunnel<Wire>, Tunnel<Wire>) {
     let (agent, gateway) = tokio::io::duplex(100_000);
-    (
-        Tunnel::new(BufReader::new(agent), Role::Agent),
-        Tunnel::new(BufReader::new(gateway), Role::Gateway),
-    )
+    let agent = Tunnel::new(BufReader::new(agent), Role::Agent);
+    let mut gateway = Tunnel::new(BufReader::new(gateway), Role::Gateway);
+    gateway.send_ready().await.unwrap();
+    (agent, gateway)
 }
 
 async fn open_stream(agent: &mut Tunnel<Wire>, gateway: &mut Tunnel<Wire>) {
@@ -133,7 +133,7 @@ impl Path {
     }
 
     async fn new() -> Path {
-        let (agent, gateway) = tunnels();
+        let (agent, gateway) = tunnels().await;
         Path::over(agent, gateway).await
     }
 
@@ -230,7 +230,7 @@ async fn a_question_after_the_origins_end_arrives() {
 
 #[tokio::test]
 async fn the_tunnel_carries_one_stream_after_another() {
-    let (mut agent, mut gateway) = tunnels();
+    let (mut agent, mut gateway) = tunnels().await;
     for round in 0..3u8 {
         let mut path = Path::over(agent, gateway).await;
         path.client.write_all(&[round]).await.unwrap();
@@ -262,7 +262,7 @@ async fn a_clients_reset_reaches_the_gateway() {
 
 #[tokio::test]
 async fn a_tunnel_that_breaks_ends_the_stream() {
-    let (mut agent, mut gateway) = tunnels();
+    let (mut agent, mut gateway) = tunnels().await;
     open_stream(&mut agent, &mut gateway).await;
     let (_client, captured) = sockets().await;
     let agent = spawn(captured, agent, LONG);
@@ -276,7 +276,7 @@ async fn a_tunnel_that_breaks_ends_the_stream() {
 
 #[tokio::test(start_paused = true)]
 async fn silence_ends_at_the_idle_limit() {
-    let (mut agent, mut gateway) = tunnels();
+    let (mut agent, mut gateway) = tunnels().await;
     open_stream(&mut agent, &mut gateway).await;
     let (_client, captured) = sockets().await;
     let (_, carried) = spawn(captured, agent, Duration::from_secs(10))
@@ -287,7 +287,7 @@ async fn silence_ends_at_the_idle_limit() {
 
 #[tokio::test]
 async fn forced_drain_keeps_the_counts() {
-    let (mut agent, mut gateway) = tunnels();
+    let (mut agent, mut gateway) = tunnels().await;
     open_stream(&mut agent, &mut gateway).await;
     let (mut client, mut captured) = sockets().await;
     let (drainer, mut drain) = drain::channel();
@@ -317,7 +317,7 @@ async fn forced_drain_keeps_the_counts() {
 /// it must not be read as its payload.
 #[tokio::test]
 async fn a_cut_in_the_middle_of_a_frame_adds_nothing_to_the_stream() {
-    let (mut agent, mut gateway) = tunnels();
+    let (mut agent, mut gateway) = tunnels().await;
     open_stream(&mut agent, &mut gateway).await;
     let (mut client, mut captured) = sockets().await;
     let sent = noise(4 << 20, 7);
@@ -355,7 +355,7 @@ async fn a_cut_in_the_middle_of_a_frame_adds_nothing_to_the_stream() {
 #[tokio::test]
 async fn an_idle_stream_holds_no_buffer() {
     let pooled = || POOL.with_borrow(Vec::len);
-    let (mut agent, mut gateway) = tunnels();
+    let (mut agent, mut gateway) = tunnels().await;
     open_stream(&mut agent, &mut gateway).await;
     let (mut client, captured) = sockets().await;
     let agent = spawn(captured, agent, LONG);
@@ -370,7 +370,7 @@ async fn an_idle_stream_holds_no_buffer() {
 
 #[tokio::test]
 async fn a_tunnel_lost_after_the_peers_end_is_noticed() {
-    let (mut agent, mut gateway) = tunnels();
+    let (mut agent, mut gateway) = tunnels().await;
     open_stream(&mut agent, &mut gateway).await;
     let (mut client, captured) = sockets().await;
     let agent = spawn(captured, agent, LONG);

@@ -12,6 +12,7 @@
 //! | 5 | REFUSED | gateway | a [`Refusal`](crate::refusal::Refusal), see [`put_refused`] |
 //! | 6 | OPENED | gateway | [`Opened`] |
 //! | 7 | DRAIN | gateway | nothing: open no further stream on this connection |
+//! | 8 | READY | gateway | nothing: the agent may open streams |
 //!
 //! The order in which they may come is the business of [`Order`].
 
@@ -54,11 +55,13 @@ pub enum Kind {
     Opened = 6,
     /// The gateway takes no further stream on this connection.
     Drain = 7,
+    /// The gateway takes streams of this agent.
+    Ready = 8,
 }
 
 impl Kind {
     /// Every type, in the order of its code.
-    pub const ALL: [Kind; 7] = [
+    pub const ALL: [Kind; 8] = [
         Kind::Open,
         Kind::Data,
         Kind::Fin,
@@ -66,6 +69,7 @@ impl Kind {
         Kind::Refused,
         Kind::Opened,
         Kind::Drain,
+        Kind::Ready,
     ];
 
     /// The code on the wire.
@@ -83,7 +87,7 @@ impl Kind {
         match self {
             Kind::Open => (1, MAX_OPEN),
             Kind::Data => (1, MAX_DATA),
-            Kind::Fin | Kind::Drain => (0, 0),
+            Kind::Fin | Kind::Drain | Kind::Ready => (0, 0),
             Kind::Reset => (1, 1),
             Kind::Refused => payload::REFUSED_LIMITS,
             Kind::Opened => payload::OPENED_LIMITS,

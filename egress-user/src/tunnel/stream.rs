@@ -131,9 +131,9 @@ impl<T: Transport> Tunnel<T> {
         self.order.is_idle()
     }
 
-    /// Whether the gateway asked for no further streams on this tunnel.
-    pub fn is_draining(&self) -> bool {
-        self.order.is_draining()
+    /// Whether a stream may be opened: no other one is, and the gateway takes streams.
+    pub fn may_open(&self) -> bool {
+        self.order.may_open()
     }
 
     /// Looks at an idle tunnel without waiting: false once the peer has closed
@@ -145,6 +145,21 @@ impl<T: Transport> Tunnel<T> {
             && Pin::new(&mut self.transport)
                 .poll_fill_buf(&mut cx)
                 .is_pending()
+    }
+
+    /// Waits until the gateway says that it takes this agent's streams, or that it does not.
+    pub async fn ready(&mut self) -> Result<Result<(), Refusal>, TunnelError> {
+        let (frame, _) = self.next_frame().await?.ok_or(TunnelError::Lost)?;
+        let payload = self.payload(frame.payload_len()).await?;
+        if self.order.is_refused() {
+            return Ok(Err(frame::decode_refused(&payload)?));
+        }
+        Ok(Ok(()))
+    }
+
+    /// Tells the agent that its streams are taken.
+    pub async fn send_ready(&mut self) -> Result<(), TunnelError> {
+        self.send_frame(Kind::Ready, &[]).await
     }
 
     /// Opens a stream: OPEN and the first bytes leave together.
@@ -170,12 +185,14 @@ impl<T: Transport> Tunnel<T> {
                 Kind::Opened => return Ok(Answer::Opened(Opened::decode(&payload)?)),
                 Kind::Refused => {
                     let refusal = frame::decode_refused(&payload)?;
-                    self.send_frame(Kind::Fin, &[]).await?;
+                    if !self.order.is_refused() {
+                        self.send_frame(Kind::Fin, &[]).await?;
+                    }
                     return Ok(Answer::Refused(refusal));
                 }
                 Kind::Reset => return Err(TunnelError::Reset(ResetCode::decode(&payload)?)),
                 // The order of frames leaves no other to come here.
-                Kind::Drain | Kind::Open | Kind::Data | Kind::Fin => {}
+                Kind::Ready | Kind::Drain | Kind::Open | Kind::Data | Kind::Fin => {}
             }
         }
     }
@@ -226,7 +243,8 @@ impl<T: Transport> Tunnel<T> {
         self.send(&out).await
     }
 
-    /// Tells the agent that the stream will not be carried, and why.
+    /// Tells the agent that the stream will not be carried, and why; before
+    /// [`send_ready`](Self::send_ready), that none of its streams will be.
     pub async fn send_refused(&mut self, refusal: &Refusal) -> Result<(), TunnelError> {
         self.order.sent(Kind::Refused)?;
         let mut out = BytesMut::new();
@@ -247,6 +265,22 @@ impl<T: Transport> Tunnel<T> {
     /// Ends the TLS session in good order.
     pub async fn close(&mut self) -> Result<(), TunnelError> {
         Ok(self.transport.shutdown().await?)
+    }
+
+    /// Reads and throws away what the peer still sends, until it closes: closing over unread bytes
+    /// would reset the connection, and could destroy the last words on their way.
+    pub async fn outlast(&mut self) -> Result<(), TunnelError> {
+        loop {
+            let taken = poll_fn(|cx| {
+                let chunk = ready!(Pin::new(&mut self.transport).poll_fill_buf(cx))?;
+                Poll::Ready(Ok::<_, io::Error>(chunk.len()))
+            })
+            .await?;
+            if taken == 0 {
+                return Ok(());
+            }
+            Pin::new(&mut self.transport).consume(taken);
+        }
     }
 
     /// Says that a frame was left unfinished: whatever came after it would be read as its payload.
@@ -284,7 +318,7 @@ impl<T: Transport> Tunnel<T> {
                 Kind::Fin => return Poll::Ready(Ok(Incoming::Fin)),
                 Kind::Reset => self.resetting = true,
                 // The order of frames leaves no other to come here.
-                Kind::Drain | Kind::Open | Kind::Opened | Kind::Refused => {}
+                Kind::Ready | Kind::Drain | Kind::Open | Kind::Opened | Kind::Refused => {}
             }
         }
     }

@@ -2,18 +2,21 @@
 
 use std::net::SocketAddr;
 
-use egress_lab::deployment::{ADMIN, TUNNEL_PORT};
-use egress_lab::http;
+use egress_lab::deployment::{ADMIN, Hop, Record, TUNNEL_PORT};
+use egress_lab::{http, wait};
 
-use crate::clients::{INTERNAL_ERROR, curl, run};
-use crate::world::{EN, Identity, Wish, World};
+use crate::clients::{ACCESS_DENIED, INTERNAL_ERROR, curl, run};
+use crate::drain::{client_in_two_halves, origin_in_two_halves};
+use crate::world::{DE, EN, Identity, Wish, World};
 
 #[test]
 fn an_agent_with_a_foreign_certificate_is_turned_away() {
     let world = World::with(&Wish {
         agent_identity: Identity::Foreign,
+        agent_answers: "/healthz",
         ..Wish::default()
     });
+    is_turned_away(&world, "peer_certificate_unknown_issuer");
     curl(&world, EN.name, EN.v4.into()).assert_alert(INTERNAL_ERROR);
     world.assert_nothing_arrived(EN);
     world.assert_no_name_was_asked_for();
@@ -24,11 +27,128 @@ fn an_agent_with_a_foreign_certificate_is_turned_away() {
     };
     assert_eq!(agent.text("verdict"), "failed");
     assert_eq!(agent.text("reason"), "own_certificate_unknown_issuer");
-    // Each attempt of the agent leaves a line; how many it makes is its own affair.
-    assert!(!records.gateway.is_empty());
-    for record in &records.gateway {
+}
+
+/// In TLS 1.3 the agent's side of the handshake ends before the gateway has seen who it is: an agent
+/// that was turned away must not believe that it is ready. Each of its attempts leaves a line at the
+/// gateway; how many it makes is its own affair.
+fn is_turned_away(world: &World, reason: &str) {
+    wait::until("the agent has tried", || {
+        let records = world.deployment.records(Hop::Gateway).unwrap();
+        for record in &records {
+            assert_eq!(record.text("verdict"), "refused", "{record}");
+            assert_eq!(record.text("reason"), reason, "{record}");
+        }
+        (!records.is_empty()).then_some(())
+    })
+    .unwrap();
+    let ready = http::get(&world.lab.node.namespace, ADMIN, "/readyz").unwrap();
+    assert_ne!(ready.status, 200, "{ready:?}");
+}
+
+#[test]
+fn an_agent_that_is_not_listed_is_told_so() {
+    let world = World::with(&Wish {
+        gateway: &["agents: [spiffe://egress.local/agent/other]"],
+        agent_answers: "/healthz",
+        ..Wish::default()
+    });
+    is_turned_away(&world, "agent_not_allowed");
+    curl(&world, EN.name, EN.v4.into()).assert_alert(ACCESS_DENIED);
+    world.assert_nothing_arrived(EN);
+    world.assert_no_name_was_asked_for();
+
+    let records = world.finish();
+    let [agent] = &records.agent[..] else {
+        panic!("one record, not {:?}", records.agent);
+    };
+    assert_eq!(agent.text("verdict"), "refused");
+    assert_eq!(agent.text("reason"), "agent_not_allowed");
+    let peer = records.gateway[0].text("peer");
+    assert_eq!(peer, "spiffe://egress.local/agent/default");
+}
+
+/// The agent is good, and claims a workload that is not one of its own.
+#[test]
+fn an_agent_speaks_for_its_own_workloads_only() {
+    let world = World::with(&Wish {
+        gateway: &["agents: [{id: spiffe://egress.local/agent/*, workloads: [{namespace: web}]}]"],
+        ..Wish::default()
+    });
+    curl(&world, EN.name, EN.v4.into()).assert_alert(ACCESS_DENIED);
+    world.assert_nothing_arrived(EN);
+    world.assert_no_name_was_asked_for();
+
+    let records = world.finish();
+    let (agent, gateway) = records.one_each();
+    for record in [agent, gateway] {
         assert_eq!(record.text("verdict"), "refused");
-        assert_eq!(record.text("reason"), "peer_certificate_unknown_issuer");
+        assert_eq!(record.text("reason"), "may_not_speak_for");
+    }
+}
+
+#[test]
+fn an_agent_speaks_for_whom_it_may_speak() {
+    let world = World::with(&Wish {
+        gateway: &["agents: [{id: spiffe://egress.local/agent/*, workloads: [{uid: 0}]}]"],
+        ..Wish::default()
+    });
+    curl(&world, EN.name, EN.v4.into()).assert_page_of(EN.name);
+    let records = world.finish();
+    records.one_each();
+}
+
+/// Names made up under a wildcard carry data out: by the limit nobody asks for them.
+#[test]
+fn a_workload_may_ask_for_so_many_names_a_minute() {
+    let world = World::with(&Wish {
+        gateway: &["limits: {workload: {names: 1}}"],
+        ..Wish::default()
+    });
+    for _ in 0..2 {
+        curl(&world, EN.name, EN.v4.into()).assert_page_of(EN.name);
+    }
+    curl(&world, DE.name, DE.v4.into()).assert_alert(ACCESS_DENIED);
+    world.assert_nothing_arrived(DE);
+    let queries = world.names.queries();
+    assert!(
+        !queries.iter().any(|query| query.contains(DE.name)),
+        "{queries:?}"
+    );
+    let records = world.finish();
+    for records in [&records.agent, &records.gateway] {
+        let record = records.iter().find(|record| record.text("sni") == DE.name);
+        let record = record.unwrap();
+        assert_eq!(record.text("verdict"), "refused", "{record}");
+        assert_eq!(record.text("reason"), "workload_name_limit", "{record}");
+    }
+}
+
+#[test]
+fn a_workload_may_have_so_many_connections_at_once() {
+    let world = World::with(&Wish {
+        gateway: &["limits: {workload: {connections: 1}}"],
+        ..Wish::default()
+    });
+    let (origin, proceed) = origin_in_two_halves(&world);
+    let mut client = client_in_two_halves(&world);
+    client.says("half").unwrap();
+    curl(&world, EN.name, EN.v4.into()).assert_alert(ACCESS_DENIED);
+    world.assert_nothing_arrived(EN);
+    proceed.send(()).unwrap();
+    assert!(client.ended().unwrap().success(), "{}", client.output());
+    origin.join().unwrap();
+    // Its place is free once the gateway knows that it has ended.
+    wait::until("there is room again", || {
+        curl(&world, EN.name, EN.v4.into()).success.then_some(())
+    })
+    .unwrap();
+
+    let records = world.finish();
+    let refused = |record: &&Record| record.text("reason") == "workload_connection_limit";
+    for records in [&records.agent, &records.gateway] {
+        let record = records.iter().find(refused).unwrap();
+        assert_eq!(record.text("verdict"), "refused", "{record}");
     }
 }
 

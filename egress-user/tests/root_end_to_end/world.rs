@@ -52,6 +52,8 @@ pub(crate) struct Wish<'a> {
     pub(crate) agent_answers: &'a str,
     pub(crate) drain: &'a str,
     pub(crate) capture: &'a [&'a str],
+    /// More lines for the gateway's configuration.
+    pub(crate) gateway: &'a [&'a str],
     pub(crate) gateways: &'a [u16],
 }
 
@@ -75,6 +77,7 @@ impl Default for Wish<'_> {
             agent_answers: "/readyz",
             drain: "60s",
             capture: &[],
+            gateway: &[],
             gateways: &[TUNNEL_PORT],
         }
     }
@@ -257,6 +260,7 @@ fn deploy(lab: &Lab, cgroup: &Cgroup, wish: &Wish<'_>) -> Deployment {
         agent_answers: wish.agent_answers,
         drain: wish.drain,
         capture: wish.capture,
+        gateway: wish.gateway,
         gateways: wish.gateways,
     };
     Deployment::start(lab, cgroup, &setup).unwrap()

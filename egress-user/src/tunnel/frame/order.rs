@@ -1,5 +1,9 @@
 //! Which frame may follow which.
 //!
+//! The gateway's first frame is READY, or REFUSED if it does not take this agent at all: then nothing
+//! follows, and what the agent has sent meanwhile is not answered. The agent need not wait for it: it
+//! may open a stream at once, and learns of either before the stream's answer.
+//!
 //! A stream begins with OPEN. Each of its two directions then ends exactly once: with FIN when it is
 //! complete, with RESET when it is cut off, the gateway's also with REFUSED as long as it has not
 //! sent OPENED. OPENED comes before the gateway's first DATA and before its FIN. The stream is over
@@ -52,7 +56,17 @@ pub enum Delivery {
 pub struct Order {
     role: Role,
     stream: Option<Stream>,
+    greeting: Greeting,
     draining: bool,
+}
+
+/// The gateway's first frame.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Greeting {
+    Owed,
+    Ready,
+    /// The whole connection is refused.
+    Refused,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -76,6 +90,7 @@ impl Order {
         Order {
             role,
             stream: None,
+            greeting: Greeting::Owed,
             draining: false,
         }
     }
@@ -99,6 +114,9 @@ impl Order {
     /// # Errors
     /// [`FrameError::Direction`] and [`FrameError::Order`]: the connection must be closed.
     pub fn received(&mut self, kind: Kind) -> Result<Delivery, FrameError> {
+        if self.is_refused() && self.role == Role::Gateway {
+            return Ok(Delivery::Discard);
+        }
         let cut_off = matches!(self.stream, Some(stream) if stream.half(self.role) == Half::CutOff);
         self.step(self.peer(), kind)?;
         Ok(if cut_off && kind != Kind::Drain {
@@ -113,6 +131,16 @@ impl Order {
         self.stream.is_none()
     }
 
+    /// Whether the gateway has said that it takes streams.
+    pub fn is_ready(&self) -> bool {
+        self.greeting == Greeting::Ready
+    }
+
+    /// Whether the gateway refused the connection as a whole.
+    pub fn is_refused(&self) -> bool {
+        self.greeting == Greeting::Refused
+    }
+
     /// Whether DRAIN was sent or received.
     pub fn is_draining(&self) -> bool {
         self.draining
@@ -120,7 +148,7 @@ impl Order {
 
     /// Whether this side may open a stream now.
     pub fn may_open(&self) -> bool {
-        self.role == Role::Agent && self.is_idle() && !self.draining
+        self.role == Role::Agent && self.is_idle() && !self.draining && !self.is_refused()
     }
 
     /// Whether this side's direction of the open stream has not ended: it still owes FIN, RESET or
@@ -147,6 +175,9 @@ impl Order {
             return Err(FrameError::Direction { kind, from });
         }
         let in_order = match (self.stream.as_mut(), kind) {
+            _ if self.greeting == Greeting::Refused => false,
+            _ if self.greeting == Greeting::Owed && from == Role::Gateway => self.greet(kind),
+            (_, Kind::Ready) => false,
             (_, Kind::Drain) => !std::mem::replace(&mut self.draining, true),
             (None, Kind::Open) => {
                 self.stream = Some(Stream::NEW);
@@ -161,12 +192,25 @@ impl Order {
         self.stream = self.stream.filter(|stream| !stream.is_over());
         Ok(())
     }
+
+    /// Takes the gateway's first frame; false when it is no greeting.
+    fn greet(&mut self, kind: Kind) -> bool {
+        match kind {
+            Kind::Ready => self.greeting = Greeting::Ready,
+            Kind::Refused => {
+                self.greeting = Greeting::Refused;
+                self.stream = None;
+            }
+            _ => return false,
+        }
+        true
+    }
 }
 
 fn may_send(from: Role, kind: Kind) -> bool {
     match kind {
         Kind::Open => from == Role::Agent,
-        Kind::Refused | Kind::Opened | Kind::Drain => from == Role::Gateway,
+        Kind::Refused | Kind::Opened | Kind::Drain | Kind::Ready => from == Role::Gateway,
         Kind::Data | Kind::Fin | Kind::Reset => true,
     }
 }
@@ -205,7 +249,9 @@ impl Stream {
             Kind::Reset => *half = Half::CutOff,
             Kind::Refused if !opened => *half = Half::CutOff,
             Kind::Opened if !opened => self.opened = true,
-            Kind::Open | Kind::Drain | Kind::Fin | Kind::Refused | Kind::Opened => return false,
+            Kind::Open | Kind::Drain | Kind::Ready | Kind::Fin | Kind::Refused | Kind::Opened => {
+                return false;
+            }
         }
         true
     }

@@ -82,7 +82,7 @@ fn every_limit_holds_at_its_edge() {
 
 #[test]
 fn unknown_types_are_refused() {
-    for code in (0..=u8::MAX).filter(|code| !(1..=7).contains(code)) {
+    for code in (0..=u8::MAX).filter(|code| !(1..=8).contains(code)) {
         let error = FrameHeader::parse(&[code, 0, 0, 1]).unwrap_err();
         assert_eq!(error, FrameError::UnknownKind(code));
         assert_eq!(error.reason(), "frame_type_unknown");

@@ -4,8 +4,17 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// Plays frames as one side sees them: `>` before what it sends, `<` before what it receives.
+/// Plays frames as one side sees them, after READY.
 fn play(role: Role, frames: &str) -> Result<Order, FrameError> {
+    let ready = match role {
+        Role::Agent => "<ready",
+        Role::Gateway => ">ready",
+    };
+    play_all(role, &format!("{ready} {frames}"))
+}
+
+/// Plays frames as one side sees them: `>` before what it sends, `<` before what it receives.
+fn play_all(role: Role, frames: &str) -> Result<Order, FrameError> {
     let mut order = Order::new(role);
     for frame in frames.split_whitespace() {
         let (way, name) = frame.split_at(1);
@@ -20,6 +29,36 @@ fn play(role: Role, frames: &str) -> Result<Order, FrameError> {
         }
     }
     Ok(order)
+}
+
+#[test]
+fn the_gateway_speaks_first_and_the_agent_need_not_wait() {
+    assert!(!play_all(Role::Agent, "").unwrap().is_ready());
+    assert!(play_all(Role::Agent, "<ready").unwrap().is_ready());
+    assert!(play_all(Role::Agent, ">open >data <ready >data <opened").is_ok());
+    for frames in ["<opened", "<drain", "<reset", "<ready <ready"] {
+        for frames in [frames.to_owned(), format!(">open {frames}")] {
+            let result = play_all(Role::Agent, &frames);
+            assert!(matches!(result, Err(FrameError::Order { .. })), "{frames}");
+        }
+    }
+}
+
+#[test]
+fn a_refused_connection_takes_nothing_more() {
+    for frames in ["<refused", ">open >data <refused"] {
+        let order = play_all(Role::Agent, frames).unwrap();
+        assert!(order.is_refused() && order.is_idle() && !order.may_open());
+        for more in [">open", ">data", ">fin", "<ready", "<drain", "<refused"] {
+            assert!(play_all(Role::Agent, &format!("{frames} {more}")).is_err());
+        }
+    }
+    // What was on its way is nobody's.
+    let mut gateway = play_all(Role::Gateway, ">refused").unwrap();
+    for kind in [Kind::Open, Kind::Data, Kind::Fin] {
+        assert_eq!(gateway.received(kind), Ok(Delivery::Discard));
+    }
+    assert!(gateway.sent(Kind::Ready).is_err());
 }
 
 #[test]
@@ -126,7 +165,14 @@ fn out_of_order() {
 
 #[test]
 fn wrong_direction() {
-    for frames in [">opened", ">refused", ">drain", "<open", ">open >opened"] {
+    for frames in [
+        ">opened",
+        ">refused",
+        ">drain",
+        ">ready",
+        "<open",
+        ">open >opened",
+    ] {
         let result = play(Role::Agent, frames);
         assert!(
             matches!(result, Err(FrameError::Direction { .. })),

@@ -1,0 +1,289 @@
+//! Which agents may connect, for whom they may speak, and how much of the gateway an agent or a
+//! workload may take.
+//!
+//! Agents that share an identity share its limits. A workload is told from others by the agent that
+//! speaks for it and by its pod, or by its cgroup where no pod is known. All limits are those of one
+//! gateway.
+
+mod usage;
+
+use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::hello::ServerName;
+use crate::policy::Workloads;
+use crate::refusal::{Class, Refusal};
+use crate::tunnel::identity::{IdPattern, SpiffeId};
+use crate::workload::Workload;
+
+use usage::{Excess, Usage};
+
+/// Workloads whose use is kept at once. One takes some hundred bytes, and eight more for each name
+/// of its last minute.
+const MAX_WORKLOADS: usize = 64 * 1024;
+
+/// How often what is over is forgotten.
+const SWEEP: Duration = Duration::from_secs(60);
+
+/// Agents that may connect.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct AgentRule {
+    /// Who they are.
+    pub id: IdPattern,
+    /// For whom they may speak; for everybody when absent.
+    pub workloads: Option<Workloads>,
+}
+
+impl AgentRule {
+    /// Lets these agents speak for everybody.
+    pub fn for_everybody(id: IdPattern) -> AgentRule {
+        AgentRule {
+            id,
+            workloads: None,
+        }
+    }
+}
+
+/// How much one agent or one workload may take; without a bound where there is none.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Quota {
+    /// Connections that are open at once.
+    pub connections: Option<u32>,
+    /// New connections a second, after a burst of as many.
+    pub rate: Option<u32>,
+    /// Different server names in a minute.
+    pub names: Option<u32>,
+}
+
+/// How much each agent and each workload may take.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Quotas {
+    /// Tunnels of one agent at once, whether they carry something or not.
+    pub tunnels: u32,
+    /// One agent, with all its workloads.
+    pub agent: Quota,
+    /// One workload.
+    pub workload: Quota,
+}
+
+impl Default for Quotas {
+    /// A quarter of the gateway's tunnels for one agent, or for one workload, so that none can take
+    /// them all. Ten names a second that were not asked for within the minute are more than programs
+    /// need that mean something by them; it is wildcards that let somebody make names up.
+    fn default() -> Quotas {
+        Quotas {
+            tunnels: 4096,
+            agent: Quota::default(),
+            workload: Quota {
+                connections: Some(4096),
+                rate: None,
+                names: Some(600),
+            },
+        }
+    }
+}
+
+/// The rules, and what is in use.
+pub(super) struct Agents {
+    rules: Vec<AgentRule>,
+    quotas: Quotas,
+    /// Names are kept as their hash under keys that nobody outside can guess.
+    hasher: RandomState,
+    tables: Mutex<Tables>,
+}
+
+#[derive(Default)]
+struct Tables {
+    agents: HashMap<SpiffeId, AgentUse>,
+    workloads: HashMap<WorkloadKey, Usage>,
+    /// When what is over was last looked for.
+    swept: Option<Instant>,
+}
+
+impl Tables {
+    /// Forgets what is over: now and then, and when the table is full.
+    fn sweep(&mut self, now: Instant) {
+        let due = self
+            .swept
+            .is_none_or(|swept| now.saturating_duration_since(swept) >= SWEEP);
+        if due || self.workloads.len() >= MAX_WORKLOADS {
+            self.swept = Some(now);
+            self.workloads.retain(|_, usage| !usage.is_over(now));
+            self.agents
+                .retain(|_, agent| agent.tunnels > 0 || !agent.usage.is_over(now));
+        }
+    }
+}
+
+#[derive(Default)]
+struct AgentUse {
+    tunnels: u32,
+    usage: Usage,
+}
+
+/// What tells one workload from another.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+struct WorkloadKey {
+    agent: SpiffeId,
+    namespace: Option<String>,
+    name: Option<String>,
+}
+
+impl WorkloadKey {
+    fn of(agent: &SpiffeId, workload: &Workload) -> WorkloadKey {
+        let name = workload.pod.as_ref().or(workload.cgroup.as_ref());
+        WorkloadKey {
+            agent: agent.clone(),
+            namespace: workload.namespace.clone(),
+            name: name.cloned(),
+        }
+    }
+}
+
+impl Agents {
+    pub(super) fn new(rules: Vec<AgentRule>, quotas: Quotas) -> Arc<Agents> {
+        Arc::new(Agents {
+            rules,
+            quotas,
+            hasher: RandomState::new(),
+            tables: Mutex::default(),
+        })
+    }
+
+    /// Lets an agent have one more tunnel, until the result is dropped.
+    pub(super) fn admit(self: &Arc<Self>, agent: &SpiffeId) -> Result<TunnelPass, Refusal> {
+        if !self.rules.iter().any(|rule| rule.id.matches(agent)) {
+            return Err(denied("agent_not_allowed"));
+        }
+        let mut tables = self.lock();
+        let entry = tables.agents.entry(agent.clone()).or_default();
+        if entry.tunnels >= self.quotas.tunnels {
+            return Err(Refusal::new(Class::Busy, "agent_tunnel_limit"));
+        }
+        entry.tunnels += 1;
+        Ok(TunnelPass {
+            agents: self.clone(),
+            agent: agent.clone(),
+        })
+    }
+
+    fn may_speak_for(&self, agent: &SpiffeId, workload: &Workload) -> bool {
+        let mut rules = self.rules.iter().filter(|rule| rule.id.matches(agent));
+        rules.any(|rule| {
+            let workloads = rule.workloads.as_ref();
+            workloads.is_none_or(|workloads| workloads.include(workload))
+        })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Tables> {
+        self.tables.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A tunnel of an agent that may connect.
+pub(super) struct TunnelPass {
+    agents: Arc<Agents>,
+    agent: SpiffeId,
+}
+
+impl TunnelPass {
+    /// Lets the agent have one more connection for this workload, until the result is dropped.
+    pub(super) fn stream(&self, workload: &Workload) -> Result<StreamPass<'_>, Refusal> {
+        if !self.agents.may_speak_for(&self.agent, workload) {
+            return Err(denied("may_not_speak_for"));
+        }
+        let key = WorkloadKey::of(&self.agent, workload);
+        let (quotas, now) = (&self.agents.quotas, Instant::now());
+        let mut tables = self.agents.lock();
+        let tables = &mut *tables;
+        tables.sweep(now);
+        if tables.workloads.len() >= MAX_WORKLOADS && !tables.workloads.contains_key(&key) {
+            return Err(Refusal::new(Class::Busy, "workload_table_full"));
+        }
+        let agent = &mut tables.agents.entry(self.agent.clone()).or_default().usage;
+        let workload = tables.workloads.entry(key.clone()).or_default();
+        agent.check(&quotas.agent, now).map_err(of_agent)?;
+        workload.check(&quotas.workload, now).map_err(of_workload)?;
+        agent.begin(&quotas.agent, now);
+        workload.begin(&quotas.workload, now);
+        Ok(StreamPass { tunnel: self, key })
+    }
+}
+
+impl Drop for TunnelPass {
+    fn drop(&mut self) {
+        let mut tables = self.agents.lock();
+        if let Some(agent) = tables.agents.get_mut(&self.agent) {
+            agent.tunnels = agent.tunnels.saturating_sub(1);
+            if agent.tunnels == 0 && agent.usage.is_over(Instant::now()) {
+                tables.agents.remove(&self.agent);
+            }
+        }
+    }
+}
+
+/// A connection of a workload that the agent may speak for.
+pub(super) struct StreamPass<'a> {
+    tunnel: &'a TunnelPass,
+    key: WorkloadKey,
+}
+
+impl StreamPass<'_> {
+    /// Counts the name that the connection is for, before anybody is asked about it.
+    pub(super) fn name(&self, name: &ServerName) -> Result<(), Refusal> {
+        let agents = &self.tunnel.agents;
+        let (quotas, now) = (&agents.quotas, Instant::now());
+        let hash = agents.hasher.hash_one(name.as_str());
+        let mut tables = agents.lock();
+        if let Some(agent) = tables.agents.get_mut(&self.tunnel.agent) {
+            let named = agent.usage.name(&quotas.agent, hash, now);
+            named.map_err(of_agent)?;
+        }
+        if let Some(workload) = tables.workloads.get_mut(&self.key) {
+            let named = workload.name(&quotas.workload, hash, now);
+            named.map_err(of_workload)?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for StreamPass<'_> {
+    fn drop(&mut self) {
+        let mut tables = self.tunnel.agents.lock();
+        if let Some(agent) = tables.agents.get_mut(&self.tunnel.agent) {
+            agent.usage.end();
+        }
+        if let Some(workload) = tables.workloads.get_mut(&self.key) {
+            workload.end();
+            if workload.is_over(Instant::now()) {
+                tables.workloads.remove(&self.key);
+            }
+        }
+    }
+}
+
+/// Decided, and the same at every gateway: no other one is to be asked.
+fn denied(reason: &'static str) -> Refusal {
+    Refusal::new(Class::Denied, reason)
+}
+
+fn of_agent(excess: Excess) -> Refusal {
+    denied(match excess {
+        Excess::Connections => "agent_connection_limit",
+        Excess::Rate => "agent_rate_limit",
+        Excess::Names => "agent_name_limit",
+    })
+}
+
+fn of_workload(excess: Excess) -> Refusal {
+    denied(match excess {
+        Excess::Connections => "workload_connection_limit",
+        Excess::Rate => "workload_rate_limit",
+        Excess::Names => "workload_name_limit",
+    })
+}
+
+#[cfg(test)]
+mod tests;
