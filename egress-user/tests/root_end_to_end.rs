@@ -36,6 +36,8 @@ mod identity;
 mod refused;
 #[path = "root_end_to_end/reload.rs"]
 mod reload;
+#[path = "root_end_to_end/retry.rs"]
+mod retry;
 #[path = "root_end_to_end/run.rs"]
 mod run;
 #[path = "root_end_to_end/silent.rs"]

@@ -390,7 +390,7 @@ async fn a_tunnel_lost_after_the_peers_end_is_noticed() {
 /// Both hops watch both directions, whichever of them the tunnel is.
 #[tokio::test]
 async fn the_detour_of_the_first_flights_loses_nothing() {
-    let (agent, gateway) = tunnels();
+    let (agent, gateway) = tunnels().await;
     let mut path = Path::with(agent, gateway, fresh_session).await;
     let early = [&[23, 3, 3, 0, 5][..], b"early"].concat();
     // A handshake record waits for the server's answer.
