@@ -6,6 +6,7 @@ mod gateway;
 mod pki;
 mod policy;
 mod run;
+mod selftest;
 
 use std::fmt::Display;
 use std::io::{self, IsTerminal, Write};
@@ -45,6 +46,7 @@ enum Command {
     Gateway(gateway::GatewayArgs),
     Policy(policy::PolicyArgs),
     Pki(pki::PkiArgs),
+    Selftest(selftest::SelftestArgs),
 }
 
 impl Cli {
@@ -58,6 +60,7 @@ impl Cli {
             Command::Gateway(args) => args.run(),
             Command::Policy(args) => args.run(),
             Command::Pki(args) => args.run(),
+            Command::Selftest(args) => args.run(),
         };
         done.unwrap_or_else(|error| {
             let text = sentence(&error);

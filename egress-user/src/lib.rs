@@ -31,6 +31,7 @@ pub mod reload;
 pub mod renewal;
 pub mod resolvers;
 pub mod run;
+pub mod selftest;
 pub mod tunnel;
 pub mod watched;
 pub mod workload;

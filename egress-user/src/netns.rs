@@ -11,7 +11,7 @@ use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 use std::thread;
 
-use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe};
 use socket2::{Domain, Protocol, Socket, Type};
 
 /// The kernel's number for a network namespace: never reused while the machine is up, and the same
@@ -83,6 +83,9 @@ pub enum NetnsError {
         #[source]
         source: io::Error,
     },
+    /// No namespace can be made.
+    #[error("cannot make a network namespace, which takes CAP_SYS_ADMIN")]
+    Make(#[source] io::Error),
     /// No thread could be started.
     #[error("cannot start a thread")]
     Thread(#[source] io::Error),
@@ -99,6 +102,27 @@ impl Netns {
             Ok(file) => Ok(Netns { file, path }),
             Err(source) => Err(NetnsError::Open { path, source }),
         }
+    }
+
+    /// A new namespace, with nothing in it but a loopback device that is down. It lives as long as
+    /// this handle and the processes in it.
+    ///
+    /// # Errors
+    /// Fails without `CAP_SYS_ADMIN`.
+    pub fn new() -> Result<Netns, NetnsError> {
+        let made = thread::spawn(|| {
+            // SAFETY: the thread stops sharing its network namespace, and ends.
+            unsafe { unshare_unsafe(UnshareFlags::NEWNET) }?;
+            Netns::current().map_err(|_| io::ErrorKind::NotFound.into())
+        });
+        let made = made.join().unwrap_or_else(|panic| resume_unwind(panic));
+        made.map_err(NetnsError::Make)
+    }
+
+    /// A path by which processes that this one starts can open the namespace, as long as it lives.
+    pub fn path_for_children(&self) -> PathBuf {
+        let (pid, fd) = (std::process::id(), self.file.as_raw_fd());
+        format!("/proc/{pid}/fd/{fd}").into()
     }
 
     /// The namespace of the process `pid`.

@@ -53,6 +53,10 @@ const CRATES: &[Rule] = &[
         only: &["admin"],
     },
     Rule {
+        name: "io_uring",
+        only: &["selftest/attempt"],
+    },
+    Rule {
         name: "nix",
         only: &["run"],
     },
@@ -98,7 +102,7 @@ const CRATES: &[Rule] = &[
 const ROOMS: &[Rule] = &[
     Rule {
         name: "crate::agent",
-        only: &["agent", "cli/agent", "config/agent", "run"],
+        only: &["agent", "cli/agent", "config/agent", "run", "selftest"],
     },
     Rule {
         name: "crate::gateway",
@@ -126,7 +130,7 @@ const ROOMS: &[Rule] = &[
     },
     Rule {
         name: "crate::cgroup",
-        only: &["cgroup", "agent", "cli/agent", "run"],
+        only: &["cgroup", "agent", "cli/agent", "run", "selftest"],
     },
     Rule {
         name: "crate::resolvers",
@@ -134,7 +138,7 @@ const ROOMS: &[Rule] = &[
     },
     Rule {
         name: "crate::netns",
-        only: &["netns", "agent", "cli/agent", "run"],
+        only: &["netns", "agent", "cli/agent", "run", "selftest"],
     },
 ];
 

@@ -67,3 +67,32 @@ fn what_is_discovered_is_judged_like_the_rest() {
     world.assert_nothing_arrived(IBM);
     assert_eq!(world.finish().agent_alone().text("reason"), "no_rule");
 }
+
+/// The self-test brings a namespace of its own, which the agent finds by its processes.
+#[test]
+fn the_self_test_passes_below_a_running_agent() {
+    let world = World::with(&Wish {
+        capture: &["discover: [CGROUP]"],
+        ..Wish::default()
+    });
+    let output = Command::new(crate::world::egress())
+        .args(["selftest", "--output", "json", "--cgroup"])
+        .arg(world.cgroup.path())
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(report["failed"], 0, "{report:#}");
+    assert!(report["passed"].as_u64().unwrap() > 30, "{report:#}");
+
+    let records = world.finish();
+    let redirected = records.agent.iter();
+    let meant = redirected.filter(|record| record.text("original_dst") == "192.0.2.1:443");
+    assert!(meant.count() > 5, "{:?}", records.agent);
+    let reasons: Vec<&str> = records
+        .kernel
+        .iter()
+        .map(|record| record.text("reason"))
+        .collect();
+    assert!(reasons.contains(&"refuse_udp"), "{reasons:?}");
+}
