@@ -5,6 +5,7 @@
 //! name, children are bound to their parent, and [`sweep::on_signals`] removes what files are left.
 
 pub mod authority;
+pub mod bpf_fs;
 pub mod cgroup;
 pub mod debian;
 pub mod deployment;
@@ -20,6 +21,7 @@ pub mod wait;
 pub mod wire;
 
 pub use authority::Authority;
+pub use bpf_fs::BpfFs;
 pub use cgroup::Cgroup;
 pub use deployment::Deployment;
 pub use lab::{Host, Lab};

@@ -31,7 +31,7 @@ const REQUEST_LIMIT: Duration = Duration::from_secs(30);
 const METRICS_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// Says what keeps the process from being ready; empty when it is.
-pub type Readiness = Arc<dyn Fn() -> Vec<&'static str> + Send + Sync>;
+pub type Readiness = Arc<dyn Fn() -> Vec<String> + Send + Sync>;
 
 /// The admin address cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -139,7 +139,7 @@ impl Admin {
     fn ready(&self, draining: bool) -> Response<Full<Bytes>> {
         let mut missing = (self.readiness)();
         if draining {
-            missing.push("draining");
+            missing.push("draining".to_owned());
         }
         if missing.is_empty() {
             text(StatusCode::OK, "ready\n".to_owned())
@@ -174,7 +174,7 @@ mod tests {
     #[tokio::test]
     async fn answers_probes_and_scrapes() {
         let (_drainer, drain) = drain::channel();
-        let readiness: Readiness = Arc::new(|| vec!["gateway"]);
+        let readiness: Readiness = Arc::new(|| vec!["gateway".to_owned()]);
         let metrics = Arc::new(Metrics::default());
         metrics.unclaimed();
         let local = "127.0.0.1:0".parse().unwrap();

@@ -87,6 +87,8 @@ pub struct Scope {
 pub struct Capture {
     ebpf: Ebpf,
     links: Vec<(&'static str, Link)>,
+    /// The cgroups that the programs were attached to.
+    cgroups: Vec<File>,
     scopes: HashMap<MapData, u64, ScopeConfig>,
     prefixes: LpmTrie<MapData, Addr, PrefixRule>,
     flows: Flows,
@@ -126,6 +128,7 @@ impl Capture {
             guards: Guards::new(take(&mut ebpf, maps::DEVICES)?, tcx),
             heartbeat: Heartbeat::new(take(&mut ebpf, maps::SETTINGS)?, settings, limit),
             links: Vec::new(),
+            cgroups: Vec::new(),
             ebpf,
         })
     }
@@ -140,7 +143,27 @@ impl Capture {
         let directory = open_cgroup(cgroup)?;
         let links = programs::attach(&self.ebpf, &directory, cgroup)?;
         self.links.extend(links);
+        self.cgroups.push(directory);
         Ok(())
+    }
+
+    /// What keeps connections from being captured, by the kernel's word, not by what was done once;
+    /// empty when nothing does.
+    pub fn faults(&self) -> Vec<String> {
+        let missing = self
+            .cgroups
+            .iter()
+            .flat_map(|cgroup| programs::missing(&self.ebpf, cgroup));
+        let mut faults: Vec<String> = missing
+            .map(|name| format!("the kernel program {name} is not attached"))
+            .collect();
+        if self.cgroups.is_empty() {
+            faults.push("no kernel program is attached".to_owned());
+        }
+        if self.heartbeat.is_stale() {
+            faults.push("the kernel has not heard of the agent for too long".to_owned());
+        }
+        faults
     }
 
     /// As [`attach`](Self::attach), for as long as the cgroup is there, whoever ends before:
@@ -149,7 +172,10 @@ impl Capture {
     /// # Errors
     /// As there, but what was attached before the failure stays.
     pub fn attach_to_stay(&mut self, cgroup: &Path) -> Result<(), CaptureError> {
-        programs::attach_to_stay(&self.ebpf, &open_cgroup(cgroup)?, cgroup)
+        let directory = open_cgroup(cgroup)?;
+        programs::attach_to_stay(&self.ebpf, &directory, cgroup)?;
+        self.cgroups.push(directory);
+        Ok(())
     }
 
     /// Captures a network namespace, or changes how it is captured.

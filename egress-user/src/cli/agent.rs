@@ -268,7 +268,7 @@ async fn serve(config: AgentConfig, loaded: Loaded, verbose: bool) -> anyhow::Re
         .spawn(move || discovery.run(&following))
         .context("cannot start a thread")?;
     if let Some(addr) = config.base.admin {
-        let admin = Admin::bind(addr, loaded.metrics, readiness(tunnels)).await?;
+        let admin = Admin::bind(addr, loaded.metrics, readiness(tunnels, capture.clone())).await?;
         tokio::spawn(admin.run(draining));
     }
     tracing::info!(cgroup = %config.capture.cgroup.display(), namespaces, "agent ready");
@@ -354,9 +354,14 @@ fn attach(capture: &Mutex<Capture>, config: &CaptureConfig) -> anyhow::Result<()
     Ok(())
 }
 
-fn readiness(tunnels: Arc<Tunnels>) -> Readiness {
+/// Asks the kernel and the tunnels each time.
+fn readiness(tunnels: Arc<Tunnels>, capture: Arc<Mutex<Capture>>) -> Readiness {
     Arc::new(move || {
-        let missing = (!tunnels.is_reachable()).then_some("no gateway can be reached");
-        missing.into_iter().collect()
+        let capture = capture.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut missing = capture.faults();
+        if !tunnels.is_reachable() {
+            missing.push("no gateway can be reached".to_owned());
+        }
+        missing
     })
 }

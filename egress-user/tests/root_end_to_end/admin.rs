@@ -1,7 +1,7 @@
 //! What agent and gateway say about themselves while they work.
 
 use egress_lab::deployment::{ADMIN, Hop};
-use egress_lab::{http, wait};
+use egress_lab::{BpfFs, http, wait};
 
 use crate::clients::{ACCESS_DENIED, curl};
 use crate::world::{EN, IBM, WIKIPEDIA_AND_IBM, Wish, World};
@@ -34,6 +34,30 @@ fn metrics_count_what_became_of_connections_and_name_no_names() {
         assert_eq!(get(&world, hop, "/readyz").status, 200);
         assert_eq!(get(&world, hop, "/elsewhere").status, 404);
     }
+    world.finish();
+}
+
+/// Readiness is the kernel's word: a program that somebody took off is missed.
+#[test]
+fn an_agent_whose_program_is_gone_is_not_ready() {
+    let bpf_fs = BpfFs::mount().unwrap();
+    let pins = bpf_fs.path().join("egress");
+    let world = World::with(&Wish {
+        capture: &[&format!("pin: {}", pins.display())],
+        ..Wish::default()
+    });
+    assert_eq!(get(&world, Hop::Agent, "/readyz").status, 200);
+    std::fs::remove_file(pins.join("egress_connect4")).unwrap();
+    let answer = wait::until("the agent is not ready", || {
+        let answer = get(&world, Hop::Agent, "/readyz");
+        (answer.status == 503).then_some(answer)
+    });
+    let body = answer.unwrap().body;
+    assert_eq!(
+        body,
+        "not ready: the kernel program egress_connect4 is not attached\n"
+    );
+    assert_eq!(get(&world, Hop::Agent, "/healthz").status, 200);
     world.finish();
 }
 

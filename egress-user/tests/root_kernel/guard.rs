@@ -3,13 +3,12 @@
 use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::time::Duration;
 
-use egress_lab::Namespace;
+use egress_lab::{BpfFs, Namespace};
 use egress_user::agent::capture::cleanup;
 use egress_user::netns::Netns;
 
 use crate::client::{Outcome, Script, Step, TCP};
 use crate::craft::{ACK, Above, Craft, SYN, Tap, Way};
-use crate::lifetime::BpfFs;
 use crate::world::{CAPTURED_PORT, Place, World, attached, options};
 
 const EVERY_DST: [&str; 2] = ["192.0.2.1:443", "[2001:db8::1]:443"];
@@ -317,7 +316,7 @@ fn tun_device() -> std::fs::File {
 /// it away and names it.
 #[test]
 fn a_pinned_guard_stays_until_it_is_cleaned_up() {
-    let bpf_fs = BpfFs::mount();
+    let bpf_fs = BpfFs::mount().unwrap();
     let dir = bpf_fs.path().join("egress");
     let mut world = guarded();
     world.capture.pin(&dir).unwrap();
@@ -369,7 +368,7 @@ fn a_pinned_guard_stays_until_it_is_cleaned_up() {
 /// What a predecessor guarded, and its successor does not serve, is let go.
 #[test]
 fn a_successor_without_the_namespace_lets_it_go() {
-    let bpf_fs = BpfFs::mount();
+    let bpf_fs = BpfFs::mount().unwrap();
     let dir = bpf_fs.path().join("egress");
     let mut world = guarded();
     world.capture.pin(&dir).unwrap();

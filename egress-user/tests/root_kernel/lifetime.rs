@@ -1,25 +1,21 @@
 //! How long the programs stay: as long as somebody holds them, and not a moment longer.
 
 use std::env;
-use std::ffi::{CStr, CString};
 use std::fs;
 use std::io::{self, BufRead as _, BufReader};
 use std::net::TcpListener;
-use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::ptr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
-use egress_lab::{Cgroup, wait};
-use egress_user::agent::capture::{Capture, CaptureError, Scope, cleanup};
+use egress_lab::{BpfFs, Cgroup, wait};
+use egress_user::agent::capture::{Capture, CaptureError, CaptureOptions, Scope, cleanup};
 use egress_user::netns::{Netns, cookie_of_current};
 use rustix::process::{Pid, Signal, kill_process};
-use rustix::thread::{
-    CapabilitySet, CapabilitySets, UnshareFlags, set_capabilities, unshare_unsafe,
-};
+use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities};
 use serde::{Deserialize, Serialize};
 use tempfile::TempDir;
 
@@ -81,7 +77,7 @@ fn a_forked_child_keeps_everything_attached() {
 
 #[test]
 fn pinned_links_stay_until_they_are_cleaned_up() {
-    let bpf_fs = BpfFs::mount();
+    let bpf_fs = BpfFs::mount().unwrap();
     let dir = bpf_fs.path().join("egress");
     let World {
         place,
@@ -107,10 +103,45 @@ fn pinned_links_stay_until_they_are_cleaned_up() {
     assert_eq!(cleanup(&dir).unwrap(), Vec::<String>::new());
 }
 
+/// The kernel is asked, so that what others did to it shows.
+#[test]
+fn a_program_that_somebody_detached_is_missed() {
+    let bpf_fs = BpfFs::mount().unwrap();
+    let dir = bpf_fs.path().join("egress");
+    let cgroup = Cgroup::new().unwrap();
+    let options = CaptureOptions {
+        heartbeat: Some(Duration::from_millis(200)),
+        ..options()
+    };
+    let mut capture = Capture::load(&options).unwrap();
+    assert_eq!(capture.faults(), ["no kernel program is attached"]);
+    capture.attach(cgroup.path()).unwrap();
+    capture.pin(&dir).unwrap();
+    capture.beat().unwrap();
+    assert_eq!(capture.faults(), Vec::<String>::new());
+
+    fs::remove_file(dir.join("egress_connect6")).unwrap();
+    wait::until("the program is missed", || {
+        capture.beat().unwrap();
+        let faults = capture.faults();
+        (faults == ["the kernel program egress_connect6 is not attached"]).then_some(())
+    })
+    .unwrap();
+
+    wait::until("silence is noticed", || {
+        let faults = capture.faults();
+        faults
+            .iter()
+            .any(|fault| fault.contains("has not heard"))
+            .then_some(())
+    })
+    .unwrap();
+}
+
 /// One generation after the other takes over, under load, and no connection goes direct.
 #[test]
 fn pins_are_replaced_without_a_gap() {
-    let bpf_fs = BpfFs::mount();
+    let bpf_fs = BpfFs::mount().unwrap();
     let dir = bpf_fs.path().join("egress");
     let place = Place::new();
     let cgroup = Cgroup::new().unwrap();
@@ -144,7 +175,7 @@ fn pins_are_replaced_without_a_gap() {
 /// The predecessor may still have connections to serve, but new ones are not its business.
 #[test]
 fn a_successor_takes_over_while_the_predecessor_lives() {
-    let bpf_fs = BpfFs::mount();
+    let bpf_fs = BpfFs::mount().unwrap();
     let dir = bpf_fs.path().join("egress");
     let (first, second) = (Place::new(), Place::new());
     let cgroup = Cgroup::new().unwrap();
@@ -409,43 +440,4 @@ fn keep_only(names: &[String]) {
         inheritable: CapabilitySet::empty(),
     };
     set_capabilities(None, sets).unwrap();
-}
-
-/// A bpf file system in a directory of its own. Only the thread that made it sees it, and its
-/// children, so that it ends with the test, however that ends.
-pub(crate) struct BpfFs {
-    directory: TempDir,
-}
-
-impl BpfFs {
-    pub(crate) fn mount() -> BpfFs {
-        let directory = TempDir::new().unwrap();
-        // SAFETY: the thread stops sharing its mounts and working directory with others, which
-        // no other thread relies on; descriptors stay shared.
-        unsafe { unshare_unsafe(UnshareFlags::NEWNS | UnshareFlags::FS) }.unwrap();
-        let target = CString::new(directory.path().as_os_str().as_bytes()).unwrap();
-        mount(None, c"/", libc::MS_REC | libc::MS_PRIVATE);
-        mount(Some(c"bpf"), &target, 0);
-        BpfFs { directory }
-    }
-
-    pub(crate) fn path(&self) -> &Path {
-        self.directory.path()
-    }
-}
-
-impl Drop for BpfFs {
-    fn drop(&mut self) {
-        let target = CString::new(self.path().as_os_str().as_bytes()).unwrap();
-        // SAFETY: a string that outlives the call.
-        let result = unsafe { libc::umount2(target.as_ptr(), libc::MNT_DETACH) };
-        assert_eq!(result, 0, "{}", io::Error::last_os_error());
-    }
-}
-
-fn mount(kind: Option<&CStr>, target: &CStr, flags: libc::c_ulong) {
-    let kind = kind.map_or(ptr::null(), CStr::as_ptr);
-    // SAFETY: strings that outlive the call, or none, and no data.
-    let result = unsafe { libc::mount(kind, target.as_ptr(), kind, flags, ptr::null()) };
-    assert_eq!(result, 0, "{}", io::Error::last_os_error());
 }

@@ -28,6 +28,13 @@ impl Heartbeat {
         }
     }
 
+    /// Whether the programs take this process for dead: the same words that they read, judged in
+    /// the same way.
+    pub(super) fn is_stale(&self) -> bool {
+        let settings = self.map.get(&0, 0);
+        settings.map_or(true, |settings| settings.is_stale(flows::monotonic_ns()))
+    }
+
     pub(super) fn beat(&mut self) -> Result<(), CaptureError> {
         self.map
             .set(0, beating(self.settings, self.limit), 0)

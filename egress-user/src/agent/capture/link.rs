@@ -138,6 +138,41 @@ pub(super) fn pin(object: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
     bpf(COMMAND, &mut attributes).map(drop)
 }
 
+/// The ids of the programs that are attached at `hook` of the cgroup that is open as `cgroup`, not
+/// those of its ancestors.
+pub(super) fn attached(cgroup: &impl AsFd, hook: Hook) -> io::Result<Vec<u32>> {
+    /// `BPF_PROG_QUERY`.
+    const COMMAND: libc::c_int = 16;
+    /// The most programs that the kernel attaches at one hook, `BPF_CGROUP_MAX_PROGS`.
+    const MOST: u32 = 64;
+
+    /// The part of `union bpf_attr` that the command needs.
+    #[repr(C)]
+    struct Attributes {
+        target: u32,
+        hook: u32,
+        query_flags: u32,
+        attach_flags: u32,
+        ids: u64,
+        count: u32,
+        zero: u32,
+    }
+
+    let mut ids = [0u32; MOST as usize];
+    let mut attributes = Attributes {
+        target: descriptor(cgroup.as_fd())?,
+        hook: hook as u32,
+        query_flags: 0,
+        attach_flags: 0,
+        ids: ids.as_mut_ptr().expose_provenance() as u64,
+        count: MOST,
+        zero: 0,
+    };
+    bpf(COMMAND, &mut attributes)?;
+    let count = usize::try_from(attributes.count).map_err(io::Error::other)?;
+    Ok(ids.into_iter().take(count).collect())
+}
+
 fn descriptor(fd: BorrowedFd<'_>) -> io::Result<u32> {
     u32::try_from(fd.as_raw_fd()).map_err(io::Error::other)
 }

@@ -79,6 +79,19 @@ pub(super) fn attach_to_stay(
     })
 }
 
+/// The programs that are not attached to the cgroup that is open as `directory`, by the kernel's
+/// word. Those of which it says nothing count as not attached.
+pub(super) fn missing(ebpf: &Ebpf, directory: &File) -> Vec<&'static str> {
+    let is_missing = |(name, hook): &(&'static str, Hook)| {
+        let id = ebpf.program(name).and_then(|program| program.info().ok());
+        let id = id.map(|info| info.id());
+        let attached = link::attached(directory, *hook).unwrap_or_default();
+        id.is_none_or(|id| !attached.contains(&id))
+    };
+    let missing = PROGRAMS.into_iter().filter(is_missing);
+    missing.map(|(name, _)| name).collect()
+}
+
 fn descriptor<'a>(ebpf: &'a Ebpf, name: &str) -> io::Result<BorrowedFd<'a>> {
     let program = ebpf.program(name).ok_or(io::ErrorKind::NotFound)?;
     Ok(program.fd().map_err(io::Error::other)?.as_fd())
