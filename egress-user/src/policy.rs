@@ -31,6 +31,7 @@ mod digest;
 mod explain;
 mod flags;
 mod host;
+pub mod import;
 mod index;
 mod learn;
 mod lint;

@@ -230,6 +230,46 @@ fn learn_makes_a_policy_that_check_accepts() {
     assert!(broken.err.contains("standard input:3: this is no record: "));
 }
 
+#[test]
+fn import_makes_a_policy_that_check_accepts() {
+    let egress = Egress::new();
+    let yaml = include_str!("policy/wildcard_gateway.yaml");
+    let imported = egress.run_with(&["import", "istio", "-"], yaml);
+    assert_eq!((imported.code, &*imported.err), (0, ""));
+    egress.write("imported.yaml", &imported.out);
+    assert_eq!(egress.run(&["check", "--strict", "imported.yaml"]).code, 0);
+    let diff = ["diff", "imported.yaml", "-"];
+    let same = egress.run_with(
+        &diff,
+        "version: 1\nrules: [{name: a, hosts: ['*.wikipedia.org']}]\n",
+    );
+    assert!(same.out.ends_with(" decide alike\n"), "{}", same.out);
+    assert!(
+        imported
+            .out
+            .contains("#   standard input:171: Telemetry mesh-default: "),
+        "{}",
+        imported.out
+    );
+
+    let json = egress.run_with(
+        &["import", "squid", "--output", "json", "-"],
+        "10.0.0.1\na.org\n",
+    );
+    let json = json.json();
+    assert_eq!(json["rules"][0]["hosts"][0]["host"], "a.org");
+    assert_eq!(json["not_carried_over"][0]["line"], 1);
+    assert_eq!(json["not_carried_over"][0]["file"], "standard input");
+
+    let broken = egress.run_with(&["import", "cilium", "-"], "kind: [\n");
+    assert_eq!((broken.code, &*broken.out), (1, ""));
+    assert!(
+        broken.err.contains("standard input:2:1: this is not YAML"),
+        "{}",
+        broken.err
+    );
+}
+
 /// A reader that has seen enough is no failure.
 #[test]
 fn a_closed_output_is_no_failure() {
@@ -248,7 +288,7 @@ fn a_closed_output_is_no_failure() {
 #[test]
 fn every_example_is_understood() {
     let egress = Egress::new();
-    for command in ["check", "explain", "diff", "learn"] {
+    for command in ["check", "explain", "diff", "learn", "import"] {
         let help = egress.run(&[command, "--help"]);
         assert_eq!(help.code, 0);
         assert!(help.out.contains("Exit codes:"), "{}", help.out);

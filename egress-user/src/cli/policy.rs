@@ -3,6 +3,7 @@
 mod check;
 mod diff;
 mod explain;
+mod import;
 mod learn;
 
 use std::io::{self, Read, Write};
@@ -25,7 +26,7 @@ Exit codes:
      diff --fail-on-widening also a widening
   2  the command line is wrong";
 
-/// Checks, explains, compares and learns policies
+/// Checks, explains, compares, learns and imports policies
 #[derive(Args)]
 #[command(after_help = CODES)]
 pub(super) struct PolicyArgs {
@@ -39,6 +40,7 @@ enum PolicyCommand {
     Explain(explain::ExplainArgs),
     Diff(diff::DiffArgs),
     Learn(learn::LearnArgs),
+    Import(import::ImportArgs),
 }
 
 /// Form of the output
@@ -57,6 +59,7 @@ impl PolicyArgs {
             PolicyCommand::Explain(args) => args.run(),
             PolicyCommand::Diff(args) => args.run(),
             PolicyCommand::Learn(args) => args.run(),
+            PolicyCommand::Import(args) => args.run(),
         };
         match done {
             Ok(code) => Ok(code),

@@ -35,6 +35,22 @@ impl Host {
         }
     }
 
+    /// Whether every name that the other one lists is one that this lists. `*` is taken to list
+    /// all.
+    pub(super) fn covers(&self, other: &Host) -> bool {
+        let is_below = |name: &str, parent: &str| {
+            let rest = name.strip_suffix(parent);
+            rest.is_some_and(|rest| rest.ends_with('.'))
+        };
+        match (self, other) {
+            (Host::Any, _) => true,
+            (_, Host::Any) | (Host::Exact(_), Host::Below(_)) => false,
+            (Host::Exact(ours), Host::Exact(theirs)) => ours == theirs,
+            (Host::Below(ours), Host::Exact(theirs)) => is_below(theirs, ours),
+            (Host::Below(ours), Host::Below(theirs)) => ours == theirs || is_below(theirs, ours),
+        }
+    }
+
     /// What the author of a rule with this host should know.
     pub(super) fn warning(&self, effect: Effect) -> Option<&'static str> {
         match (self, effect) {

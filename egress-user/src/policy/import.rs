@@ -1,10 +1,12 @@
 //! Allow-lists of other programs as rules, with a list of what could not be carried over.
 //!
-//! Nothing is carried over that would allow more than the original does, unless it is said: where
-//! a restriction has no counterpart, what it restricts is left out.
+//! What comes out never allows more than what went in: where a restriction has no counterpart
+//! here, what it restricts is left out, and said, line by line. [`Options::widen`] asks for the
+//! other way out, and that is said, too.
 
 mod cilium;
 mod istio;
+mod kubernetes;
 mod squid;
 
 use std::fmt;
@@ -14,21 +16,22 @@ use serde::Serialize;
 use super::DEFAULT_PORT;
 use super::host::Host;
 use super::rule::PortRange;
-use super::text::is_kubernetes_name;
 use super::write::{self, NewHost, NewRule, RuleNames, Subject};
-use crate::document::{Mistakes, Value};
+use crate::document::Mistakes;
 
 /// How much is carried over.
 #[derive(Clone, Copy, Default, Debug)]
 pub struct Options {
-    /// Rules for pods with certain labels become rules for their namespace.
-    pub ignore_labels: bool,
+    /// Carries over what a rule can only say more widely: one namespace for the pods with certain
+    /// labels in it, any depth of names for one label, a list without the condition that it has
+    /// there.
+    pub widen: bool,
 }
 
 /// Where a list comes from.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Origin {
-    /// Istio's ServiceEntry, VirtualService, Gateway, Sidecar and EnvoyFilter.
+    /// Istio's ServiceEntry, and what narrows it: Sidecar, Gateway, AuthorizationPolicy.
     Istio,
     /// CiliumNetworkPolicy and CiliumClusterwideNetworkPolicy.
     Cilium,
@@ -37,13 +40,11 @@ pub enum Origin {
 }
 
 /// Rules made of files.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Importer {
-    options: Options,
-    names: RuleNames,
-    rules: Vec<NewRule>,
-    left_out: Vec<LeftOut>,
-    notes: Vec<LeftOut>,
+    origin: Origin,
+    mesh: istio::Mesh,
+    output: Output,
 }
 
 /// The result.
@@ -51,31 +52,45 @@ pub struct Importer {
 pub struct Imported {
     /// The rules.
     pub rules: Vec<NewRule>,
-    /// What was carried over with another meaning.
-    pub changed: Vec<LeftOut>,
+    /// What allows more than it did there, since that was asked for.
+    pub widened: Vec<Note>,
+    /// What allows less or is told differently.
+    pub changed: Vec<Note>,
     /// What was not carried over.
-    pub not_carried_over: Vec<LeftOut>,
+    pub not_carried_over: Vec<Note>,
 }
 
 /// Something in a file that is not, or not quite, carried over.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
-pub struct LeftOut {
-    /// The file.
-    pub file: String,
-    /// The line in it.
-    pub line: u32,
+pub struct Note {
+    /// The place.
+    #[serde(flatten)]
+    pub place: Place,
     /// What.
     pub what: String,
     /// Why.
     pub why: String,
 }
 
+/// A line of a file.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct Place {
+    /// The file.
+    pub file: String,
+    /// The line in it.
+    pub line: u32,
+}
+
 impl Importer {
     /// One that has read nothing.
-    pub fn new(options: Options) -> Importer {
+    pub fn new(origin: Origin, options: Options) -> Importer {
         Importer {
-            options,
-            ..Importer::default()
+            origin,
+            mesh: istio::Mesh::default(),
+            output: Output {
+                options,
+                ..Output::default()
+            },
         }
     }
 
@@ -84,13 +99,13 @@ impl Importer {
     /// # Errors
     ///
     /// What is no YAML, where YAML is asked for.
-    pub fn read(&mut self, origin: Origin, text: &str, label: &str) -> Result<(), Mistakes> {
+    pub fn read(&mut self, text: &str, label: &str) -> Result<(), Mistakes> {
         let mut file = File {
-            importer: self,
+            output: &mut self.output,
             label,
         };
-        match origin {
-            Origin::Istio => istio::read(&mut file, text),
+        match self.origin {
+            Origin::Istio => self.mesh.read(&mut file, text),
             Origin::Cilium => cilium::read(&mut file, text),
             Origin::Squid => {
                 squid::read(&mut file, text);
@@ -101,55 +116,71 @@ impl Importer {
 
     /// What was made of all files.
     pub fn finish(self) -> Imported {
+        let mut output = self.output;
+        self.mesh.finish(&mut output);
         Imported {
-            rules: self.rules,
-            changed: self.notes,
-            not_carried_over: self.left_out,
+            rules: output.rules,
+            widened: output.widened,
+            changed: output.changed,
+            not_carried_over: output.left_out,
         }
     }
 }
 
-/// A file that is being read.
-struct File<'i> {
-    importer: &'i mut Importer,
-    label: &'i str,
+/// What is made of files.
+#[derive(Debug, Default)]
+struct Output {
+    options: Options,
+    names: RuleNames,
+    rules: Vec<NewRule>,
+    widened: Vec<Note>,
+    changed: Vec<Note>,
+    left_out: Vec<Note>,
 }
 
-impl File<'_> {
+impl Output {
     /// Notes what is not carried over.
-    fn leave_out(&mut self, line: u32, what: impl Into<String>, why: impl Into<String>) {
-        let left_out = self.entry(line, what, why);
-        self.importer.left_out.push(left_out);
+    fn leave_out(&mut self, place: Place, what: impl Into<String>, why: impl Into<String>) {
+        let (what, why) = (what.into(), why.into());
+        self.left_out.push(Note { place, what, why });
     }
 
-    /// Notes what is carried over with another meaning.
-    fn note(&mut self, line: u32, what: impl Into<String>, why: impl Into<String>) {
-        let note = self.entry(line, what, why);
-        self.importer.notes.push(note);
+    /// Notes what allows less, or is told differently.
+    fn change(&mut self, place: Place, what: impl Into<String>, why: impl Into<String>) {
+        let (what, why) = (what.into(), why.into());
+        self.changed.push(Note { place, what, why });
     }
 
-    fn entry(&self, line: u32, what: impl Into<String>, why: impl Into<String>) -> LeftOut {
-        LeftOut {
-            file: self.label.to_owned(),
-            line,
-            what: what.into(),
-            why: why.into(),
+    /// Whether something is carried over although a rule says it only more widely. Notes it, one
+    /// way or the other.
+    fn widens(&mut self, place: Place, what: impl Into<String>, why: impl Into<String>) -> bool {
+        let (what, why) = (what.into(), why.into());
+        let note = Note { place, what, why };
+        match self.options.widen {
+            true => self.widened.push(note),
+            false => self.left_out.push(note),
         }
+        self.options.widen
     }
 
     /// A host in its canonical form, if it can be one of ours.
-    fn host(&mut self, line: u32, text: &str) -> Option<String> {
+    fn host(&mut self, place: Place, text: &str) -> Option<Host> {
         match Host::parse(text) {
-            Ok(host) => Some(host.to_string()),
+            Ok(Host::Any) => {
+                let why = "it would allow every name; write a rule for `*` if that is meant";
+                self.leave_out(place, "host `*`", why);
+                None
+            }
+            Ok(host) => Some(host),
             Err(error) => {
-                self.leave_out(line, format!("host `{text}`"), error.to_string());
+                self.leave_out(place, format!("host `{text}`"), error.to_string());
                 None
             }
         }
     }
 
     /// Adds a rule for hosts that no earlier rule has for the same workloads and ports.
-    fn add(&mut self, line: u32, rule: Proposal) {
+    fn add(&mut self, place: &Place, rule: Proposal) {
         let Proposal {
             name,
             deny,
@@ -161,25 +192,23 @@ impl File<'_> {
             ports.push(DEFAULT_PORT.to_string());
         }
         if let Some(port) = ports.iter().find(|port| PortRange::parse(port).is_err()) {
-            return self.leave_out(line, name, format!("`{port}` is no port"));
+            let why = format!("`{port}` is no port");
+            return self.leave_out(place.clone(), name, why);
         }
-        let named = |subject: &Subject| {
-            let names = [&subject.namespace, &subject.service_account];
-            names.into_iter().flatten().all(|name| is_kubernetes_name(name))
-        };
-        if !from.iter().all(named) {
+        if !from.iter().all(Subject::is_sound) {
             let why = "its namespace or service account is no name that Kubernetes accepts";
-            return self.leave_out(line, name, why);
+            return self.leave_out(place.clone(), name, why);
         }
         let mut kept: Vec<NewHost> = Vec::new();
         for host in hosts {
-            let known = self.importer.rules.iter().find(|rule| {
+            let host = host.to_string();
+            let known = self.rules.iter().find(|rule| {
                 (rule.deny, &rule.from, &rule.ports) == (deny, &from, &ports)
                     && rule.hosts.iter().any(|known| known.host == host)
             });
             if let Some(rule) = known {
                 let why = format!("rule `{}` has it already", rule.name);
-                self.leave_out(line, format!("host `{host}` of {name}"), why);
+                self.leave_out(place.clone(), format!("host `{host}` of {name}"), why);
             } else if !kept.iter().any(|known| known.host == host) {
                 kept.push(NewHost { host, note: None });
             }
@@ -187,14 +216,53 @@ impl File<'_> {
         if kept.is_empty() {
             return;
         }
-        let name = self.importer.names.claim(&name);
-        self.importer.rules.push(NewRule {
-            name,
+        self.rules.push(NewRule {
+            name: self.names.claim(&name),
             deny,
             from,
             hosts: kept,
             ports,
         });
+    }
+}
+
+/// A file that is being read.
+struct File<'i> {
+    output: &'i mut Output,
+    label: &'i str,
+}
+
+impl File<'_> {
+    fn at(&self, line: u32) -> Place {
+        Place {
+            file: self.label.to_owned(),
+            line,
+        }
+    }
+
+    fn leave_out(&mut self, line: u32, what: impl Into<String>, why: impl Into<String>) {
+        let place = self.at(line);
+        self.output.leave_out(place, what, why);
+    }
+
+    fn change(&mut self, line: u32, what: impl Into<String>, why: impl Into<String>) {
+        let place = self.at(line);
+        self.output.change(place, what, why);
+    }
+
+    fn widens(&mut self, line: u32, what: impl Into<String>, why: impl Into<String>) -> bool {
+        let place = self.at(line);
+        self.output.widens(place, what, why)
+    }
+
+    fn host(&mut self, line: u32, text: &str) -> Option<Host> {
+        let place = self.at(line);
+        self.output.host(place, text)
+    }
+
+    fn add(&mut self, line: u32, rule: Proposal) {
+        let place = self.at(line);
+        self.output.add(&place, rule);
     }
 }
 
@@ -204,93 +272,25 @@ struct Proposal {
     name: String,
     deny: bool,
     from: Vec<Subject>,
-    hosts: Vec<String>,
+    hosts: Vec<Host>,
     /// None means the default port.
     ports: Vec<String>,
-}
-
-/// One object of a Kubernetes file.
-#[derive(Clone, Copy)]
-struct Object<'d> {
-    kind: &'d str,
-    name: &'d str,
-    namespace: &'d str,
-    spec: Value<'d>,
-    line: u32,
-}
-
-impl<'d> Object<'d> {
-    /// The objects of all documents, those of lists included.
-    fn all(documents: &[Value<'d>], file: &mut File<'_>) -> Vec<Object<'d>> {
-        let mut values = Vec::new();
-        for &document in documents {
-            if document.get("items").is_some() {
-                values.extend(document.get("items").into_iter().flat_map(Value::items));
-            } else if document.entries().next().is_some() {
-                values.push(document);
-            }
-        }
-        let mut objects = Vec::new();
-        for value in values {
-            let word = |value: Value<'d>, key| value.get(key).and_then(Value::word);
-            let Some(kind) = word(value, "kind") else {
-                file.leave_out(value.line(), "a document", "it is no Kubernetes object");
-                continue;
-            };
-            let metadata = value.get("metadata");
-            let of = |key| metadata.and_then(|metadata| word(metadata, key));
-            objects.push(Object {
-                kind,
-                name: of("name").unwrap_or("unnamed"),
-                namespace: of("namespace").unwrap_or_default(),
-                spec: value.get("spec").unwrap_or(value),
-                line: value.line(),
-            });
-        }
-        objects
-    }
-
-    fn title(self) -> String {
-        format!("{} {}", self.kind, self.name)
-    }
-
-    /// Everyone in its namespace. Where it names none, nobody can be meant for sure.
-    fn own_namespace(self, file: &mut File<'_>) -> Option<Subject> {
-        if self.namespace.is_empty() {
-            let why = "it is about its own namespace, and names none";
-            file.leave_out(self.line, self.title(), why);
-            return None;
-        }
-        Some(Subject::namespace(self.namespace))
-    }
-}
-
-/// The items of a list below a key, or nothing.
-fn list<'d>(value: Value<'d>, key: &str) -> Vec<Value<'d>> {
-    value
-        .get(key)
-        .into_iter()
-        .flat_map(Value::items)
-        .collect()
-}
-
-fn word<'d>(value: Value<'d>, key: &str) -> Option<&'d str> {
-    value.get(key)?.word()
 }
 
 impl fmt::Display for Imported {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write::Document(&self.rules).fmt(f)?;
-        for (head, entries) in [
+        for (head, notes) in [
+            ("Allows more than it did there", &self.widened),
             ("Carried over with another meaning", &self.changed),
             ("Not carried over", &self.not_carried_over),
         ] {
-            if entries.is_empty() {
+            if notes.is_empty() {
                 continue;
             }
             writeln!(f, "# {head}:")?;
-            for LeftOut { file, line, what, why } in entries {
-                let text = format!("{file}:{line}: {what}: {why}");
+            for Note { place, what, why } in notes {
+                let text = format!("{}:{}: {what}: {why}", place.file, place.line);
                 writeln!(f, "#   {}", write::on_one_line(&text))?;
             }
         }
