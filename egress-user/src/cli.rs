@@ -1,6 +1,7 @@
 //! The command line. The only room that knows clap.
 
 mod agent;
+mod check;
 mod common;
 mod gateway;
 mod pki;

@@ -1,5 +1,7 @@
 //! `egress agent`.
 
+mod report;
+
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -10,6 +12,7 @@ use anyhow::Context;
 use clap::Args;
 use egress_common::Fallback;
 
+use super::check::CheckArgs;
 use super::common::{self, CommonArgs, Loaded};
 use crate::admin::{Admin, Readiness};
 use crate::agent::capture::{self, Capture, CaptureOptions};
@@ -24,12 +27,13 @@ use crate::drain;
 use crate::netns::Netns;
 use crate::record::Recorder;
 use crate::resolvers;
-use crate::tunnel::identity::IdPattern;
-use crate::tunnel::tls;
+use crate::tunnel::identity::{IdPattern, SpiffeIdError};
+use crate::tunnel::tls::{self, Credentials};
 
 const EXAMPLES: &str = "\
 Examples:
   egress agent --config agent.yaml
+  egress agent --config agent.yaml --check
   egress agent --config agent.yaml --log - --log-format text
 
 agent.yaml:
@@ -138,6 +142,9 @@ pub(super) struct AgentArgs {
     /// they refuse when the agent is gone [default: not pinned]
     #[arg(long, env = "EGRESS_PIN", value_name = "DIR")]
     pin: Option<PathBuf>,
+
+    #[command(flatten)]
+    check: CheckArgs,
 }
 
 impl AgentArgs {
@@ -146,7 +153,12 @@ impl AgentArgs {
         if self.cleanup {
             return cleanup(file.as_deref(), self.into());
         }
-        let config = AgentConfig::load(file.as_deref(), self.into())?;
+        let (check, output) = (self.check.check, self.check.output);
+        let config = AgentConfig::load(file.as_deref(), self.into());
+        if check {
+            return Ok(report::report(config).print(output));
+        }
+        let config = config?;
         let loaded = common::load(&config.base)?;
         common::runtime()?.block_on(serve(config, loaded, verbose))?;
         Ok(ExitCode::SUCCESS)
@@ -174,6 +186,15 @@ impl From<AgentArgs> for AgentOptions {
             },
         }
     }
+}
+
+/// Whom the agent takes for a gateway.
+fn trusted(
+    configured: Option<&IdPattern>,
+    credentials: &Credentials,
+) -> Result<[IdPattern; 1], SpiffeIdError> {
+    let default = || tls::default_gateways(credentials);
+    Ok([configured.cloned().map_or_else(default, Ok)?])
 }
 
 /// Takes the pins away: captured processes connect directly from then on.
@@ -311,10 +332,7 @@ async fn beat(capture: Arc<Mutex<Capture>>, limit: Duration) {
 }
 
 fn tunnels(config: &AgentConfig, loaded: &Loaded) -> anyhow::Result<Arc<Tunnels>> {
-    let trusted = [match &config.gateway_id {
-        Some(id) => id.clone(),
-        None => tls::default_gateways(&loaded.credentials)?,
-    }];
+    let trusted = trusted(config.gateway_id.as_ref(), &loaded.credentials)?;
     let build = Box::new(move |credentials: &_| tls::agent_end(credentials, &trusted));
     let tls = common::use_credentials(&config.base.tls, loaded, build)?;
     Ok(Tunnels::new(

@@ -8,21 +8,24 @@ use std::sync::Arc;
 use clap::Args;
 use ipnet::IpNet;
 
+use super::check::{CheckArgs, Report};
 use super::common::{self, CommonArgs};
 use crate::admin::{Admin, Readiness};
 use crate::config::gateway::{GatewayConfig, GatewayOptions};
+use crate::document::Mistakes;
 use crate::drain;
 use crate::gateway::agents::AgentRule;
 use crate::gateway::forbidden::Forbidden;
-use crate::gateway::resolve::ResolveOptions;
+use crate::gateway::resolve::{ResolveOptions, Resolver};
 use crate::gateway::{Gateway, GatewayParts, Limits};
 use crate::pins::{self, Pin};
-use crate::tunnel::identity::IdPattern;
-use crate::tunnel::tls;
+use crate::tunnel::identity::{IdPattern, SpiffeIdError};
+use crate::tunnel::tls::{self, Credentials};
 
 const EXAMPLES: &str = "\
 Examples:
   egress gateway --config gateway.yaml
+  egress gateway --config gateway.yaml --check
   egress gateway --listen 0.0.0.0:8443 --policy policy.yaml \\
       --certificate gateway.pem --key gateway-key.pem --bundle ca.pem
 
@@ -79,12 +82,20 @@ pub(super) struct GatewayArgs {
     /// Pins a name and port to an address, past DNS and the forbidden ranges
     #[arg(long, value_name = "NAME:PORT:ADDR")]
     resolve: Option<Vec<Pin>>,
+
+    #[command(flatten)]
+    check: CheckArgs,
 }
 
 impl GatewayArgs {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
         let file = self.config.clone();
-        let config = GatewayConfig::load(file.as_deref(), self.into())?;
+        let (check, output) = (self.check.check, self.check.output);
+        let config = GatewayConfig::load(file.as_deref(), self.into());
+        if check {
+            return Ok(report(config).print(output));
+        }
+        let config = config?;
         common::runtime()?.block_on(serve(config))?;
         Ok(ExitCode::SUCCESS)
     }
@@ -106,14 +117,68 @@ impl From<GatewayArgs> for GatewayOptions {
     }
 }
 
+/// What the configuration amounts to.
+fn report(config: Result<GatewayConfig, Mistakes>) -> Report {
+    let config = match config {
+        Ok(config) => config,
+        Err(mistakes) => return Report::of_mistakes(&mistakes),
+    };
+    let mut report = Report::default();
+    report.set("listen", config.listen);
+    let credentials = report.base(&config.base);
+    if let Some(credentials) = &credentials {
+        report_agents(&mut report, config.agents, credentials);
+    }
+    report.set("limits.agent.tunnels", config.quotas.tunnels);
+    report.set("limits.agent", config.quotas.agent);
+    report.set("limits.workload", config.quotas.workload);
+    report.list("dns.servers", &config.dns, "the system's own");
+    report.list("addresses.allow", &config.allow_addresses, "none");
+    let pins = config.pins.iter().map(|((name, port), addrs)| {
+        let addrs: Vec<String> = addrs.iter().map(ToString::to_string).collect();
+        format!("{name}:{port}:{}", addrs.join(","))
+    });
+    report.list("resolve", pins, "none");
+    let resolver = Resolver::new(ResolveOptions {
+        servers: config.dns.clone(),
+        ..ResolveOptions::default()
+    });
+    if let Err(error) = resolver {
+        report.fault(error);
+    }
+    report
+}
+
+fn report_agents(report: &mut Report, rules: Option<Vec<AgentRule>>, credentials: &Credentials) {
+    match agents(rules, credentials) {
+        Ok(rules) => {
+            let own = credentials.id().trust_domain();
+            for foreign in rules.iter().filter(|rule| rule.id.trust_domain() != own) {
+                report.warn(format_args!(
+                    "no agent can be {}: the gateway's own trust domain is {own}",
+                    foreign.id
+                ));
+            }
+            report.list("agents", rules, "none");
+        }
+        Err(error) => report.fault(error),
+    }
+    if let Err(error) = tls::gateway_end(credentials) {
+        report.fault(error);
+    }
+}
+
+fn agents(
+    rules: Option<Vec<AgentRule>>,
+    credentials: &Credentials,
+) -> Result<Vec<AgentRule>, SpiffeIdError> {
+    let default = || tls::default_agents(credentials).map(AgentRule::for_everybody);
+    rules.map_or_else(|| Ok(vec![default()?]), Ok)
+}
+
 async fn serve(config: GatewayConfig) -> anyhow::Result<()> {
     let loaded = common::load(&config.base)?;
-    let agents = match config.agents {
-        Some(agents) => agents,
-        None => vec![AgentRule::for_everybody(tls::default_agents(
-            &loaded.credentials,
-        )?)],
-    };
+    let agents = agents(config.agents, &loaded.credentials)?;
     let tls = common::use_credentials(&config.base.tls, &loaded, Box::new(tls::gateway_end))?;
     let gateway = Gateway::bind(GatewayParts {
         listen: config.listen,

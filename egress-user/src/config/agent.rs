@@ -30,6 +30,12 @@ pub fn fallback(word: &str) -> Result<Fallback, String> {
         .ok_or_else(|| format!("`{word}` is neither pass nor refuse"))
 }
 
+/// The word that [`fallback`] reads.
+pub fn word_of(fallback: Fallback) -> &'static str {
+    let known = FALLBACKS.iter().find(|(_, known)| *known == fallback);
+    known.map_or("refuse", |(word, _)| word)
+}
+
 /// What the user wrote; everything may be absent.
 #[derive(Clone, Debug, Default)]
 pub struct AgentOptions {

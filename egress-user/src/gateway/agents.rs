@@ -8,6 +8,7 @@
 mod usage;
 
 use std::collections::HashMap;
+use std::fmt;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -46,6 +47,15 @@ impl AgentRule {
     }
 }
 
+impl fmt::Display for AgentRule {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.workloads {
+            None => self.id.fmt(f),
+            Some(workloads) => write!(f, "{} for {workloads}", self.id),
+        }
+    }
+}
+
 /// How much one agent or one workload may take; without a bound where there is none.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Quota {
@@ -55,6 +65,24 @@ pub struct Quota {
     pub rate: Option<u32>,
     /// Different server names in a minute.
     pub names: Option<u32>,
+}
+
+impl fmt::Display for Quota {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let bounds = [
+            (self.connections, "connections"),
+            (self.rate, "a second"),
+            (self.names, "names a minute"),
+        ];
+        let bounds: Vec<String> = bounds
+            .iter()
+            .filter_map(|(bound, of)| bound.map(|bound| format!("{bound} {of}")))
+            .collect();
+        match bounds.is_empty() {
+            true => f.write_str("no bound"),
+            false => f.write_str(&bounds.join(", ")),
+        }
+    }
 }
 
 /// How much each agent and each workload may take.

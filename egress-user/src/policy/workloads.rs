@@ -1,5 +1,7 @@
 //! Sets of workloads, as a rule's `from` describes them, for others than policy rules.
 
+use std::fmt;
+
 use super::selector::{Fit, Selector};
 use super::text;
 use crate::document::Value;
@@ -22,5 +24,15 @@ impl Workloads {
         self.0
             .iter()
             .any(|selector| selector.fit(workload) == Fit::Yes)
+    }
+}
+
+impl fmt::Display for Workloads {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, selector) in self.0.iter().enumerate() {
+            let separator = if index == 0 { "" } else { " or " };
+            write!(f, "{separator}{selector}")?;
+        }
+        Ok(())
     }
 }

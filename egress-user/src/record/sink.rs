@@ -21,6 +21,16 @@ pub enum LogFormat {
     Text,
 }
 
+impl LogFormat {
+    /// The word for it in configurations.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            LogFormat::Json => "json",
+            LogFormat::Text => "text",
+        }
+    }
+}
+
 impl FromStr for LogFormat {
     type Err = String;
 

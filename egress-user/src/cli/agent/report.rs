@@ -1,0 +1,88 @@
+//! What `egress agent --check` says.
+
+use std::net::ToSocketAddrs;
+use std::path::PathBuf;
+
+use super::{targets, trusted};
+use crate::agent::discovery::Targets;
+use crate::agent::tunnels::Endpoint;
+use crate::cli::check::Report;
+use crate::config::agent::{AgentConfig, CaptureConfig, word_of};
+use crate::document::Mistakes;
+use crate::resolvers;
+use crate::tunnel::tls;
+
+/// What the configuration amounts to.
+pub(super) fn report(config: Result<AgentConfig, Mistakes>) -> Report {
+    let config = match config {
+        Ok(config) => config,
+        Err(mistakes) => return Report::of_mistakes(&mistakes),
+    };
+    let mut report = Report::default();
+    report_gateways(&mut report, &config.gateways);
+    if let Some(credentials) = report.base(&config.base) {
+        let ends = trusted(config.gateway_id.as_ref(), &credentials)
+            .map_err(anyhow::Error::from)
+            .and_then(|trusted| {
+                report.list("gateway_id", &trusted, "none");
+                Ok(tls::agent_end(&credentials, &trusted)?)
+            });
+        if let Err(error) = ends {
+            report.fault(crate::cli::sentence(&error));
+        }
+    }
+    report_capture(&mut report, &config.capture);
+    report
+}
+
+/// That a gateway has no address at this moment is no mistake of the configuration.
+fn report_gateways(report: &mut Report, gateways: &[Endpoint]) {
+    let mut shown = Vec::with_capacity(gateways.len());
+    for gateway in gateways {
+        match (gateway.host.as_str(), gateway.port).to_socket_addrs() {
+            Ok(addrs) => {
+                let addrs: Vec<String> = addrs.map(|addr| addr.ip().to_string()).collect();
+                shown.push(format!("{gateway}, now at {}", addrs.join(" and ")));
+            }
+            Err(error) => {
+                report.warn(format_args!(
+                    "gateway {gateway} cannot be resolved now: {error}"
+                ));
+                shown.push(gateway.to_string());
+            }
+        }
+    }
+    report.list("gateways", shown, "none");
+}
+
+fn report_capture(report: &mut Report, capture: &CaptureConfig) {
+    let paths = |paths: &[PathBuf]| -> Vec<String> {
+        paths
+            .iter()
+            .map(|path| path.display().to_string())
+            .collect()
+    };
+    let Targets {
+        namespaces,
+        cgroups,
+    } = targets(capture);
+    report.set("capture.cgroup", capture.cgroup.display());
+    report.list("capture.namespaces", paths(&namespaces), "none by name");
+    report.list("capture.discover", paths(&cgroups), "none");
+    report.list("capture.ports", &capture.ports, "none");
+    report.set("capture.other_ports", word_of(capture.other_ports));
+    let prefixes = capture.destinations.iter().map(|(prefix, _)| prefix);
+    report.list("capture.destinations", prefixes, "none");
+    report.set("capture.strict", capture.strict);
+    match &capture.resolvers {
+        Some(resolvers) => report.list("capture.resolvers", resolvers, "none"),
+        None => match resolvers::of_the_system() {
+            Ok(resolvers) => report.list("capture.resolvers", resolvers, "none"),
+            Err(error) => report.fault(crate::cli::sentence(&error)),
+        },
+    }
+    report.set("capture.unregistered", word_of(capture.unregistered));
+    let pin = capture.pin.as_ref().map(|pin| pin.display().to_string());
+    report.set("capture.pin", pin.as_deref().unwrap_or("none"));
+    report.set("capture.heartbeat", format_args!("{:?}", capture.heartbeat));
+}

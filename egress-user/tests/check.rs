@@ -1,0 +1,194 @@
+//! `--check` as a process: what it prints, what it exits with, and that it serves nothing.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "a helper of a test fails by panicking, as the test does"
+)]
+
+use std::fs;
+use std::net::TcpListener;
+use std::path::Path;
+use std::process::{Command, Output};
+
+use serde_json::Value;
+
+const POLICY: &str = "version: 1\nrules: [{name: all, hosts: [example.org]}]\n";
+const TLS: &str = "certificate: pki/HOP.pem, key: pki/HOP-key.pem, bundle: pki/ca.pem";
+
+fn egress(dir: &Path, args: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_egress"));
+    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("EGRESS_")) {
+        command.env_remove(name);
+    }
+    command.current_dir(dir).args(args).output().unwrap()
+}
+
+/// A folder with a policy, certificates, and both configurations.
+fn files() -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    assert!(egress(dir.path(), &["pki", "init", "pki"]).status.success());
+    fs::write(dir.path().join("policy.yaml"), POLICY).unwrap();
+    let gateway = "agents:\n  - spiffe://egress.local/agent/*\n  \
+                   - {id: spiffe://egress.local/node/a, workloads: [{namespace: web}, {uid: 7}]}\n\
+                   dns: {servers: [192.0.2.53]}\n";
+    write(
+        dir.path(),
+        "gateway",
+        &format!("listen: 127.0.0.1:0\n{gateway}"),
+    );
+    let agent = "gateways: [\"127.0.0.1:8443\"]\ncapture: {cgroup: /sys/fs/cgroup/none}\n";
+    write(dir.path(), "agent", agent);
+    dir
+}
+
+fn write(dir: &Path, hop: &str, rest: &str) {
+    let tls = TLS.replace("HOP", hop);
+    let text = format!("policy: policy.yaml\ntls: {{{tls}}}\n{rest}");
+    fs::write(dir.join(format!("{hop}.yaml")), text).unwrap();
+}
+
+fn check(dir: &Path, hop: &str, more: &[&str]) -> (String, i32) {
+    let config = format!("{hop}.yaml");
+    let mut args = vec![hop, "--config", &config, "--check"];
+    args.extend(more);
+    let output = egress(dir, &args);
+    let text = String::from_utf8(output.stdout).unwrap();
+    (text, output.status.code().unwrap())
+}
+
+fn check_json(dir: &Path, hop: &str) -> (Value, i32) {
+    let (text, code) = check(dir, hop, &["--output", "json"]);
+    (serde_json::from_str(&text).unwrap(), code)
+}
+
+/// The value of a line, and what stands below it.
+fn value<'a>(text: &'a str, key: &str) -> Vec<&'a str> {
+    let mut lines = text
+        .lines()
+        .skip_while(|line| line.split_whitespace().next() != Some(key));
+    let first = lines.next().unwrap().strip_prefix(key).unwrap().trim();
+    let below = lines.take_while(|line| line.starts_with(' '));
+    std::iter::once(first).chain(below.map(str::trim)).collect()
+}
+
+#[test]
+fn what_is_in_effect_is_shown() {
+    let dir = files();
+    let (text, code) = check(dir.path(), "gateway", &[]);
+    assert_eq!(code, 0, "{text}");
+    assert_eq!(
+        value(&text, "identity"),
+        ["spiffe://egress.local/gateway/default"]
+    );
+    assert_eq!(value(&text, "policy.rules"), ["1"]);
+    assert_eq!(value(&text, "dns.servers"), ["192.0.2.53:53"]);
+    assert_eq!(
+        value(&text, "agents"),
+        [
+            "spiffe://egress.local/agent/*",
+            "spiffe://egress.local/node/a for namespace web or uid 7"
+        ]
+    );
+    assert_eq!(value(&text, "limits.agent.tunnels"), ["4096"]);
+
+    let (text, code) = check(dir.path(), "agent", &[]);
+    assert_eq!(code, 0, "{text}");
+    assert_eq!(
+        value(&text, "gateway_id"),
+        ["spiffe://egress.local/gateway/*"]
+    );
+    assert_eq!(
+        value(&text, "gateways"),
+        ["127.0.0.1:8443, now at 127.0.0.1"]
+    );
+    assert_eq!(value(&text, "capture.other_ports"), ["refuse"]);
+}
+
+#[test]
+fn programs_can_read_it() {
+    let dir = files();
+    let (json, code) = check_json(dir.path(), "gateway");
+    assert_eq!(code, 0);
+    assert_eq!(json["ok"], true);
+    assert_eq!(json["settings"]["listen"], "127.0.0.1:0");
+    assert_eq!(
+        json["settings"]["agents"][0],
+        "spiffe://egress.local/agent/*"
+    );
+    assert_eq!(json["faults"], Value::Array(Vec::new()));
+}
+
+/// The policy, the key and the bundle are wrong in three ways.
+#[test]
+fn everything_that_is_wrong_is_said_at_once() {
+    for hop in ["agent", "gateway"] {
+        let dir = files();
+        fs::write(dir.path().join("policy.yaml"), "version: 2\nrules: []\n").unwrap();
+        fs::write(dir.path().join(format!("pki/{hop}-key.pem")), "hello").unwrap();
+        fs::remove_file(dir.path().join("pki/ca.pem")).unwrap();
+        let (json, code) = check_json(dir.path(), hop);
+        assert_eq!(code, 1);
+        assert_eq!(json["ok"], false);
+        let faults: Vec<&str> = json["faults"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .flat_map(Value::as_str)
+            .collect();
+        for part in ["version 2", "is not PEM", "ca.pem does not exist"] {
+            assert!(
+                faults.iter().any(|fault| fault.contains(part)),
+                "{part}: {faults:?}"
+            );
+        }
+        let (text, code) = check(dir.path(), hop, &[]);
+        assert_eq!(code, 1);
+        assert!(text.contains("wrong: pki/ca.pem does not exist"), "{text}");
+    }
+}
+
+#[test]
+fn a_configuration_that_cannot_be_read_is_wrong() {
+    let dir = files();
+    write(dir.path(), "gateway", "listn: 127.0.0.1:0\n");
+    let (json, code) = check_json(dir.path(), "gateway");
+    assert_eq!(code, 1);
+    let fault = json["faults"][0].as_str().unwrap();
+    assert!(fault.contains("did you mean `listen`"), "{json:#}");
+}
+
+#[test]
+fn what_cannot_be_meant_is_warned_of() {
+    let dir = files();
+    let foreign = "listen: 127.0.0.1:0\nagents: [spiffe://other.test/agent/*]\n";
+    write(dir.path(), "gateway", foreign);
+    let (json, code) = check_json(dir.path(), "gateway");
+    assert_eq!(code, 0);
+    let warning = json["warnings"][0].as_str().unwrap();
+    assert!(warning.contains("spiffe://other.test/agent/*"), "{warning}");
+
+    let gone = "gateways: [\"gateway.invalid:8443\"]\ncapture: {cgroup: /sys/fs/cgroup/none}\n";
+    write(dir.path(), "agent", gone);
+    let (json, code) = check_json(dir.path(), "agent");
+    assert_eq!(code, 0);
+    let warning = json["warnings"][0].as_str().unwrap();
+    assert!(
+        warning.contains("gateway.invalid:8443 cannot be resolved now"),
+        "{warning}"
+    );
+}
+
+/// What runs already can be checked: nothing is taken from it, and nothing is written.
+#[test]
+fn nothing_is_served() {
+    let dir = files();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let listen = format!(
+        "listen: {}\nlog: {{file: log.jsonl}}\n",
+        taken.local_addr().unwrap()
+    );
+    write(dir.path(), "gateway", &listen);
+    let (text, code) = check(dir.path(), "gateway", &[]);
+    assert_eq!(code, 0, "{text}");
+    assert!(!dir.path().join("log.jsonl").exists());
+}
