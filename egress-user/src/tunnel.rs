@@ -1,7 +1,8 @@
 //! The tunnel between agent and gateway: one TLS 1.3 connection, both sides authenticated by SPIFFE
 //! certificates, that carries one application stream at a time and is reused for the next.
 //!
-//! [`frame`] and [`header`] are the wire format of `egress/1`, bytes in and bytes out. [`identity`]
+//! [`frame`] and [`header`] are the wire format of `egress/1`, bytes in and bytes out; docs/tunnel.md
+//! specifies it. [`identity`]
 //! says who a certificate speaks for, [`tls`] turns certificate files into rustls configurations.
 
 pub mod frame;
