@@ -5,7 +5,7 @@ use std::time::Instant;
 use anyhow::{Result, anyhow};
 use clap::ValueEnum;
 
-use crate::{build_ebpf, demo, kernel_test, process, test, workspace};
+use crate::{build_ebpf, demo, fuzz, kernel_test, process, test, workspace};
 
 mod deny;
 
@@ -35,6 +35,8 @@ enum Step {
     Deny,
     /// `cargo xtask test`.
     Test,
+    /// `cargo xtask fuzz`, ten seconds for each target.
+    Fuzz,
     /// `cargo xtask kernel-test`.
     Kernels,
     /// `cargo xtask demo`.
@@ -101,6 +103,7 @@ impl Step {
             Self::Docs => docs(),
             Self::Deny => deny::run(left_out),
             Self::Test => test::run(&test::Args::default()),
+            Self::Fuzz => fuzz::run(&fuzz::Args::of(10)),
             Self::Kernels => kernels(left_out),
             Self::Demo => demo::run(&demo::Args::default()),
         }

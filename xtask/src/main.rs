@@ -8,6 +8,7 @@ mod build;
 mod build_ebpf;
 mod ci;
 mod demo;
+mod fuzz;
 mod kernel_test;
 mod process;
 mod test;
@@ -29,6 +30,7 @@ enum Command {
     BuildEbpf(build_ebpf::Args),
     Ci(ci::Args),
     Demo(demo::Args),
+    Fuzz(fuzz::Args),
     KernelTest(kernel_test::Args),
     Test(test::Args),
 }
@@ -39,6 +41,7 @@ fn main() -> ExitCode {
         Command::BuildEbpf(args) => build_ebpf::run(&args),
         Command::Ci(args) => ci::run(&args),
         Command::Demo(args) => demo::run(&args),
+        Command::Fuzz(args) => fuzz::run(&args),
         Command::KernelTest(args) => kernel_test::run(&args),
         Command::Test(args) => test::run(&args),
     };

@@ -111,12 +111,7 @@ impl Runner {
 }
 
 fn runner_variable() -> Result<String> {
-    let version = process::output(Command::new("rustc").arg("-vV")).context("cannot run rustc")?;
-    let host = version
-        .lines()
-        .find_map(|line| line.strip_prefix("host: "))
-        .context("rustc did not name its host")?;
-    let host = host.to_uppercase().replace('-', "_");
+    let host = workspace::host_triple()?.to_uppercase().replace('-', "_");
     Ok(format!("CARGO_TARGET_{host}_RUNNER"))
 }
 

@@ -30,6 +30,17 @@ pub(crate) fn relative(path: &Path) -> &Path {
     path.strip_prefix(root()).unwrap_or(path)
 }
 
+/// The target that rustc compiles for when it is told none: this machine.
+///
+/// # Errors
+///
+/// Fails when rustc does not say.
+pub(crate) fn host_triple() -> Result<String> {
+    let version = process::output(Command::new("rustc").arg("-vV")).context("cannot run rustc")?;
+    let host = version.lines().find_map(|line| line.strip_prefix("host: "));
+    Ok(host.context("rustc did not name its host")?.to_owned())
+}
+
 /// The cargo that runs this program, in the workspace's directory.
 pub(crate) fn cargo() -> Command {
     let mut command = Command::new(cargo_path());
