@@ -270,6 +270,13 @@ fn import_makes_a_policy_that_check_accepts() {
     );
 }
 
+#[test]
+fn schema_is_the_published_one() {
+    let schema = Egress::new().run(&["schema"]);
+    assert_eq!((schema.code, &*schema.err), (0, ""));
+    assert_eq!(schema.out, include_str!("../../docs/policy.schema.json"));
+}
+
 /// A reader that has seen enough is no failure.
 #[test]
 fn a_closed_output_is_no_failure() {
@@ -288,10 +295,14 @@ fn a_closed_output_is_no_failure() {
 #[test]
 fn every_example_is_understood() {
     let egress = Egress::new();
-    for command in ["check", "explain", "diff", "learn", "import"] {
+    for command in ["check", "explain", "diff", "learn", "import", "schema"] {
         let help = egress.run(&[command, "--help"]);
         assert_eq!(help.code, 0);
-        assert!(help.out.contains("Exit codes:"), "{}", help.out);
+        assert!(
+            command == "schema" || help.out.contains("Exit codes:"),
+            "{}",
+            help.out
+        );
         let (_, examples) = help.out.split_once("Examples:\n").unwrap();
         let examples = examples.lines().take_while(|line| !line.is_empty());
         let mut tried = 0;

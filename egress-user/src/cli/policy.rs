@@ -5,6 +5,7 @@ mod diff;
 mod explain;
 mod import;
 mod learn;
+mod schema;
 
 use std::io::{self, Read, Write};
 use std::path::Path;
@@ -41,6 +42,7 @@ enum PolicyCommand {
     Diff(diff::DiffArgs),
     Learn(learn::LearnArgs),
     Import(import::ImportArgs),
+    Schema(schema::SchemaArgs),
 }
 
 /// Form of the output
@@ -60,6 +62,7 @@ impl PolicyArgs {
             PolicyCommand::Diff(args) => args.run(),
             PolicyCommand::Learn(args) => args.run(),
             PolicyCommand::Import(args) => args.run(),
+            PolicyCommand::Schema(args) => args.run(),
         };
         match done {
             Ok(code) => Ok(code),
