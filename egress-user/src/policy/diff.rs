@@ -327,4 +327,4 @@ impl fmt::Display for Difference {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

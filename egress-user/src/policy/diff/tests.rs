@@ -188,7 +188,7 @@ fn where_not_all_is_tried_it_is_said_and_counts() {
 }
 
 /// A rule about few names, for few workloads, so that rules meet.
-fn rule() -> impl Strategy<Value = String> {
+pub(in crate::policy) fn rule() -> impl Strategy<Value = String> {
     let field = |key: &'static str, values: Vec<&'static str>| {
         prop::option::weighted(0.4, select(values))
             .prop_map(move |value| value.map(|value| format!("{key}: {value}")))

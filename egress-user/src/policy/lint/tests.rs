@@ -1,4 +1,7 @@
-use crate::policy::Policy;
+use proptest::prelude::*;
+
+use crate::policy::diff::tests::rule;
+use crate::policy::{Difference, Policy};
 
 /// Line and sentence of every warning about rules that begin on line 3.
 fn warnings(rules: &str) -> Vec<String> {
@@ -126,4 +129,31 @@ fn what_is_wrong_is_told_as_by_the_reader() {
     let text = "version: 1\nrules: [{name: a, hots: [a.org]}]\n";
     let read = Policy::parse(text, "p").unwrap_err();
     assert_eq!(Policy::check(text, "p").unwrap_err(), read);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(1_500))]
+
+    /// A rule that is said to decide nothing can be left out: nothing opens and nothing closes.
+    #[test]
+    fn a_rule_that_never_decides_is_not_missed(
+        rules in prop::collection::vec(rule(), 2..5),
+    ) {
+        let text = |left_out: Option<usize>| {
+            let rules = rules.iter().enumerate().filter(|(number, _)| Some(*number) != left_out);
+            let rules = rules.map(|(number, rule)| format!("- {{name: r{number}, {rule}}}\n"));
+            format!("version: 1\nrules:\n{}", rules.collect::<String>())
+        };
+        let whole = text(None);
+        let checked = Policy::check(&whole, "p");
+        let checked = checked.map_err(|mistakes| TestCaseError::fail(mistakes.to_string()))?;
+        for number in 0..rules.len() {
+            let said = format!("rule `r{number}` never decides anything");
+            if checked.warnings.iter().any(|warning| warning.sentence.starts_with(&said)) {
+                let shorter = Policy::parse(&text(Some(number)), "p").unwrap().policy;
+                let difference = Difference::between(&checked.policy, &shorter);
+                prop_assert!(difference.is_empty(), "{number}\n{whole}\n{difference}");
+            }
+        }
+    }
 }
