@@ -150,6 +150,17 @@ impl Deployment {
         Ok(fs::rename(new, path)?)
     }
 
+    /// Starts another agent with the same configuration beside the one that runs, as an upgrade
+    /// does. It is the deployment's agent from now on; the one before is given back.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn upgrade_agent(&mut self, lab: &Lab, program: &Path) -> anyhow::Result<Process> {
+        let configuration = self.home.join("agent.yaml");
+        let successor = start_configured(lab, Hop::Agent, &self.home, program, &configuration)?;
+        Ok(std::mem::replace(&mut self.agent, successor))
+    }
+
     /// Ends both as an operator would, with SIGTERM, and waits: afterwards every record is
     /// written.
     ///
@@ -307,14 +318,24 @@ fn start(
         drain = setup.drain,
     );
     fs::write(&configuration, text)?;
-    let mut command = Command::new(setup.program);
+    start_configured(lab, hop, home, setup.program, &configuration)
+}
+
+fn start_configured(
+    lab: &Lab,
+    hop: Hop,
+    home: &Path,
+    program: &Path,
+    configuration: &Path,
+) -> anyhow::Result<Process> {
+    let mut command = Command::new(program);
     hop.host(lab).namespace.enter(&mut command)?;
     limit_descriptors(&mut command, Some(USUAL_DESCRIPTORS));
     without_settings(&mut command);
     command
         .arg(hop.to_string())
         .arg("--config")
-        .arg(&configuration);
+        .arg(configuration);
     Process::start(command, &hop.to_string(), home)
 }
 

@@ -4,11 +4,15 @@ pub mod capture;
 mod connection;
 pub mod discovery;
 pub mod evidence;
+mod gate;
+pub mod handover;
 pub mod listener;
 pub mod scopes;
 pub mod tunnels;
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::net::TcpStream;
@@ -18,9 +22,11 @@ use crate::addr::ClientAddr;
 use crate::cgroup::Cgroup2;
 use crate::drain::Drain;
 use crate::in_force::InForce;
+use crate::netns::{Listeners, NetnsCookie};
 use crate::record::Recorder;
 use capture::Flows;
 use connection::Accepted;
+use gate::Gate;
 use listener::{BoundScope, Listener};
 use tunnels::Tunnels;
 
@@ -86,6 +92,9 @@ struct Shared {
 pub struct Agent {
     shared: Arc<Shared>,
     permits: Arc<Semaphore>,
+    gate: Arc<Gate>,
+    /// What is listened on, for a successor.
+    listeners: Arc<Mutex<HashMap<NetnsCookie, Listeners>>>,
     drain: Drain,
 }
 
@@ -93,6 +102,18 @@ pub struct Agent {
 /// were accepted go on.
 pub struct Serving {
     _stop: watch::Sender<()>,
+    cookie: NetnsCookie,
+    listeners: Arc<Mutex<HashMap<NetnsCookie, Listeners>>>,
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        let mut listeners = self
+            .listeners
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        listeners.remove(&self.cookie);
+    }
 }
 
 impl Agent {
@@ -109,18 +130,41 @@ impl Agent {
                 cgroups: parts.cgroups,
                 limits: parts.limits,
             }),
+            gate: Arc::default(),
+            listeners: Arc::default(),
             drain,
         }
     }
 
     /// Serves the listeners of a scope. Must be called on the async runtime.
-    pub fn serve(&self, scope: BoundScope) -> std::io::Result<Serving> {
+    pub fn serve(&self, scope: BoundScope) -> io::Result<Serving> {
         let (stop, stopped) = watch::channel(());
+        let cookie = scope.cookie();
+        self.offered().insert(cookie, scope.copies()?);
         for listener in scope.into_listeners()? {
             let (agent, stopped) = (self.clone(), stopped.clone());
             tokio::spawn(agent.accept_all(listener, stopped));
         }
-        Ok(Serving { _stop: stop })
+        Ok(Serving {
+            _stop: stop,
+            cookie,
+            listeners: self.listeners.clone(),
+        })
+    }
+
+    /// What a successor is given. It does not take part in the drain.
+    pub fn listening(&self) -> Listening {
+        Listening {
+            flows: self.shared.flows.clone(),
+            gate: self.gate.clone(),
+            listeners: self.listeners.clone(),
+        }
+    }
+
+    fn offered(&self) -> std::sync::MutexGuard<'_, HashMap<NetnsCookie, Listeners>> {
+        self.listeners
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Keeps a tunnel warm until the drain begins.
@@ -140,9 +184,12 @@ impl Agent {
     /// The accept loop of one listener. One connection's error never ends it. When
     /// it ends the listener closes, and the kernel refuses what is redirected here.
     async fn accept_all(mut self, listener: Listener, mut stopped: watch::Receiver<()>) {
+        let gate = self.gate.clone();
+        let mut passage = gate.passage();
         loop {
             let accepted = tokio::select! {
-                accepted = accept(&listener, &self.permits) => accepted,
+                accepted = accept(&listener, &self.permits), if passage.is_open() => accepted,
+                () = passage.changed() => continue,
                 _ = stopped.changed() => return,
                 () = self.drain.draining() => return,
             };
@@ -185,13 +232,49 @@ impl Agent {
     }
 }
 
+/// The listeners of an agent and what is known of those who connect.
+pub struct Listening {
+    flows: Flows,
+    gate: Arc<Gate>,
+    listeners: Arc<Mutex<HashMap<NetnsCookie, Listeners>>>,
+}
+
+impl Listening {
+    /// Accepts nothing until told to [go on](Self::go_on): what connects waits in the listeners'
+    /// queues. Blocks until no loop is in the middle of accepting; not to be called on a worker.
+    fn hold(&self) -> io::Result<()> {
+        self.gate.close()
+    }
+
+    /// Accepts again.
+    fn go_on(&self) {
+        self.gate.open();
+    }
+
+    fn flows(&self) -> &Flows {
+        &self.flows
+    }
+
+    /// Copies of what is listened on; they lead to the same queues.
+    fn listeners(&self) -> io::Result<Vec<(NetnsCookie, Listeners)>> {
+        let listeners = self
+            .listeners
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let copies = listeners.iter();
+        copies
+            .map(|(cookie, listeners)| Ok((*cookie, listeners.copies()?)))
+            .collect()
+    }
+}
+
 /// Takes a permit first, so that a full agent leaves connections in the kernel's queue.
 async fn accept(
     listener: &Listener,
     permits: &Arc<Semaphore>,
-) -> std::io::Result<(TcpStream, ClientAddr, OwnedSemaphorePermit)> {
+) -> io::Result<(TcpStream, ClientAddr, OwnedSemaphorePermit)> {
     let permit = permits.clone().acquire_owned().await;
-    let permit = permit.map_err(std::io::Error::other)?;
+    let permit = permit.map_err(io::Error::other)?;
     let (socket, client) = listener.accept().await?;
     Ok((socket, client, permit))
 }

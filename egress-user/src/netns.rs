@@ -213,6 +213,19 @@ pub struct Listeners {
     pub v6: Option<TcpListener>,
 }
 
+impl Listeners {
+    /// Copies that lead to the same queues.
+    ///
+    /// # Errors
+    /// Fails when no descriptor is left.
+    pub fn copies(&self) -> io::Result<Listeners> {
+        Ok(Listeners {
+            v4: self.v4.try_clone()?,
+            v6: self.v6.as_ref().map(TcpListener::try_clone).transpose()?,
+        })
+    }
+}
+
 /// Binds listeners to free ports of the calling thread's loopback, the same port for both families
 /// where it is free. They are non-blocking, for an async runtime to take over.
 ///

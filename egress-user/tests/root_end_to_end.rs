@@ -42,3 +42,5 @@ mod retry;
 mod run;
 #[path = "root_end_to_end/silent.rs"]
 mod silent;
+#[path = "root_end_to_end/upgrade.rs"]
+mod upgrade;

@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::inotify::{self, CreateFlags, ReadFlags, Reader, WatchFlags};
 
+use super::handover::Inherited;
 use super::scopes::Scopes;
 use crate::drain::Observer;
 use crate::netns::Netns;
@@ -90,6 +91,11 @@ impl Discovery {
         };
         discovery.walk();
         Ok(discovery)
+    }
+
+    /// What was inherited from a predecessor and nobody asked for.
+    pub fn take_inherited(&mut self) -> Option<Inherited> {
+        self.scopes.take_inherited()
     }
 
     /// How many namespaces are captured.

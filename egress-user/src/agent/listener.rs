@@ -29,6 +29,16 @@ pub fn bind_here() -> io::Result<BoundScope> {
 }
 
 impl BoundScope {
+    /// Listeners that a predecessor bound in the namespace.
+    pub fn inherited(cookie: NetnsCookie, listeners: Listeners) -> BoundScope {
+        BoundScope { cookie, listeners }
+    }
+
+    /// Copies that lead to the same queues.
+    pub(super) fn copies(&self) -> io::Result<Listeners> {
+        self.listeners.copies()
+    }
+
     /// The namespace, as the kernel programs know it.
     pub fn cookie(&self) -> NetnsCookie {
         self.cookie

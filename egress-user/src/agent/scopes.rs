@@ -9,9 +9,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::runtime::Handle;
 
 use super::capture::{Capture, CaptureError, Fallback, Scope};
+use super::handover::Inherited;
 use super::listener::{self, BoundScope};
 use super::{Agent, Serving};
-use crate::netns::{Netns, NetnsCookie, NetnsError};
+use crate::netns::{Netns, NetnsCookie, NetnsError, cookie_of_current};
 
 /// How every namespace is captured.
 #[derive(Clone, Debug)]
@@ -52,6 +53,7 @@ pub struct Scopes {
     serving: HashMap<u64, Served>,
     /// Namespaces that others live in as well, by inode.
     shared: HashSet<u64>,
+    inherited: Option<Inherited>,
 }
 
 /// One namespace that is served.
@@ -73,7 +75,19 @@ impl Scopes {
             runtime: Handle::current(),
             serving: HashMap::new(),
             shared: shared(),
+            inherited: None,
         }
+    }
+
+    /// Serves the listeners of a predecessor where there are some.
+    pub fn inheriting(mut self, inherited: Option<Inherited>) -> Scopes {
+        self.inherited = inherited;
+        self
+    }
+
+    /// What was inherited and nobody asked for.
+    pub fn take_inherited(&mut self) -> Option<Inherited> {
+        self.inherited.take()
     }
 
     /// How many namespaces are served.
@@ -114,8 +128,12 @@ impl Scopes {
         if self.contains(inode) {
             return Ok(inode);
         }
-        let bound = netns.on_thread(listener::bind_here)?.map_err(failed)?;
-        let cookie = bound.cookie();
+        let cookie = netns.on_thread(cookie_of_current)?.map_err(failed)?;
+        let inherited = self.inherited.as_mut();
+        let bound = match inherited.and_then(|inherited| inherited.listeners(cookie)) {
+            Some(listeners) => BoundScope::inherited(cookie, listeners),
+            None => netns.on_thread(listener::bind_here)?.map_err(failed)?,
+        };
         let scope = self.scope(&bound).map_err(failed)?;
         let runtime = self.runtime.enter();
         let serving = self.agent.serve(bound).map_err(failed)?;

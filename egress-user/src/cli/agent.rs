@@ -1,6 +1,7 @@
 //! `egress agent`.
 
 mod report;
+mod upgrade;
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -18,6 +19,7 @@ use crate::admin::{Admin, Readiness};
 use crate::agent::capture::{self, Capture, CaptureOptions};
 use crate::agent::discovery::{Discovery, Targets};
 use crate::agent::evidence::Evidence;
+use crate::agent::handover::Inherited;
 use crate::agent::scopes::{ScopeOptions, Scopes};
 use crate::agent::tunnels::{Endpoint, Tunnels};
 use crate::agent::{Agent, AgentParts, Limits};
@@ -54,6 +56,7 @@ agent.yaml:
     unregistered: refuse             # or pass: namespaces that are not listed
     heartbeat: 5s                    # stays closed when the agent hangs
     pin: /sys/fs/bpf/egress          # stays closed when the agent dies
+    handover: /run/egress/handover   # a second agent takes over, and nothing is refused meanwhile
   log: {file: /var/log/egress/agent.jsonl, format: json}
   admin: 127.0.0.1:9901
   drain: 25s";
@@ -138,6 +141,11 @@ pub(super) struct AgentArgs {
     #[arg(long)]
     cleanup: bool,
 
+    /// Socket by which the listeners go to the next agent that is started with it, so that an
+    /// upgrade refuses no connection; the agent ends then [default: none]
+    #[arg(long, env = "EGRESS_HANDOVER", value_name = "SOCKET")]
+    handover: Option<PathBuf>,
+
     /// Folder of a bpf file system where the kernel programs are pinned, so that
     /// they refuse when the agent is gone [default: not pinned]
     #[arg(long, env = "EGRESS_PIN", value_name = "DIR")]
@@ -182,6 +190,7 @@ impl From<AgentArgs> for AgentOptions {
                 resolvers: args.resolvers,
                 unregistered: args.unregistered,
                 pin: args.pin,
+                handover: args.handover,
                 heartbeat: None,
             },
         }
@@ -270,8 +279,14 @@ async fn serve(config: AgentConfig, loaded: Loaded, verbose: bool) -> anyhow::Re
     let (drainer, drain) = drain::channel();
     let draining = drain.observer();
     common::follow(loaded.reloader)?;
+    let mut inherited = upgrade::inherit(&config.capture).await?;
+    let succeeds = inherited.is_some();
+    let flows = match inherited.as_mut().and_then(Inherited::flows) {
+        Some(earlier) => capture.flows().with_earlier(earlier),
+        None => capture.flows(),
+    };
     let parts = AgentParts {
-        flows: capture.flows(),
+        flows,
         tunnels: tunnels.clone(),
         policy: loaded.policy,
         recorder: loaded.recorder.clone(),
@@ -280,22 +295,38 @@ async fn serve(config: AgentConfig, loaded: Loaded, verbose: bool) -> anyhow::Re
     };
     let agent = Agent::new(parts, drain);
     let capture = Arc::new(Mutex::new(capture));
-    let discovery = discover(&config.capture, agent.clone(), capture.clone())?;
+    let mut discovery = discover(&config.capture, agent.clone(), capture.clone(), inherited)?;
     let namespaces = discovery.len();
     attach(&capture, &config.capture)?;
+    if let Some(inherited) = discovery.take_inherited() {
+        // One that has gone meanwhile needs no word.
+        if let Err(error) = inherited.done() {
+            tracing::warn!(%error, "the agent before has gone by itself");
+        }
+    }
+    let succeeded = upgrade::offer(&config.capture, &agent)?;
     let following = draining.clone();
     let discovering = std::thread::Builder::new()
         .name("discovery".to_owned())
         .spawn(move || discovery.run(&following))
         .context("cannot start a thread")?;
     if let Some(addr) = config.base.admin {
-        let admin = Admin::bind(addr, loaded.metrics, readiness(tunnels, capture.clone())).await?;
-        tokio::spawn(admin.run(draining));
+        let ready = readiness(tunnels, capture.clone());
+        let admin = upgrade::bind_admin(addr, &loaded.metrics, &ready, succeeds);
+        let admin = admin.await?.run(draining);
+        let succeeded = succeeded.clone();
+        tokio::spawn(async move {
+            tokio::select! {
+                () = admin => {}
+                // The address is the successor's now.
+                () = succeeded.reached() => {}
+            }
+        });
     }
     tracing::info!(cgroup = %config.capture.cgroup.display(), namespaces, "agent ready");
     tokio::spawn(agent.keep_warm());
     tokio::spawn(beat(capture, config.capture.heartbeat));
-    common::until_told(drainer, config.base.drain).await?;
+    common::until_told(drainer, config.base.drain, succeeded.reached()).await?;
     if discovering.join().is_err() {
         tracing::error!("the discovery of namespaces ended early");
     }
@@ -348,13 +379,14 @@ fn discover(
     config: &CaptureConfig,
     agent: Agent,
     capture: Arc<Mutex<Capture>>,
+    inherited: Option<Inherited>,
 ) -> anyhow::Result<Discovery> {
     let options = ScopeOptions {
         ports: config.ports.clone(),
         other_ports: config.other_ports,
         strict: config.strict,
     };
-    let mut scopes = Scopes::new(agent, capture, options);
+    let mut scopes = Scopes::new(agent, capture, options).inheriting(inherited);
     let targets = targets(config);
     for path in targets.fixed() {
         scopes.add(Netns::at(path)?)?;

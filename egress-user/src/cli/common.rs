@@ -176,13 +176,18 @@ pub(super) fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
 }
 
 /// Waits for the request to end, then for the work.
-pub(super) async fn until_told(drainer: Drainer, grace: Duration) -> anyhow::Result<()> {
+pub(super) async fn until_told(
+    drainer: Drainer,
+    grace: Duration,
+    succeeded: impl Future<Output = ()>,
+) -> anyhow::Result<()> {
     use tokio::signal::unix::{SignalKind, signal};
     let mut term = signal(SignalKind::terminate()).context("cannot listen for signals")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for signals")?;
     tokio::select! {
         _ = term.recv() => {}
         _ = interrupt.recv() => {}
+        () = succeeded => tracing::info!("another agent has taken over"),
     }
     tracing::info!(grace = ?grace, "draining");
     let deadline = async {

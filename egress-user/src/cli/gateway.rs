@@ -204,7 +204,7 @@ async fn serve(config: GatewayConfig) -> anyhow::Result<()> {
     }
     tracing::info!(listen = %gateway.addr(), "gateway ready");
     tokio::spawn(gateway.run(drain));
-    common::until_told(drainer, config.base.drain).await?;
+    common::until_told(drainer, config.base.drain, std::future::pending()).await?;
     loaded.recorder.close();
     Ok(())
 }

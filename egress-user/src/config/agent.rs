@@ -72,6 +72,8 @@ pub struct CaptureOptions {
     pub unregistered: Option<Fallback>,
     /// Where the kernel's links are pinned.
     pub pin: Option<PathBuf>,
+    /// The socket by which listeners go to a successor.
+    pub handover: Option<PathBuf>,
     /// How long the agent may be silent before the kernel refuses.
     pub heartbeat: Option<Duration>,
 }
@@ -115,6 +117,8 @@ pub struct CaptureConfig {
     pub unregistered: Fallback,
     /// Where the kernel's links are pinned, so that they outlive the agent.
     pub pin: Option<PathBuf>,
+    /// The socket by which listeners come from a predecessor and go to a successor.
+    pub handover: Option<PathBuf>,
     /// How long the agent may be silent before the kernel refuses.
     pub heartbeat: Duration,
 }
@@ -170,6 +174,7 @@ impl CaptureOptions {
             resolvers: self.resolvers.or(file.resolvers),
             unregistered: self.unregistered.or(file.unregistered),
             pin: self.pin.or(file.pin),
+            handover: self.handover.or(file.handover),
             heartbeat: self.heartbeat.or(file.heartbeat),
         }
     }
@@ -186,6 +191,7 @@ impl CaptureOptions {
             resolvers: self.resolvers,
             unregistered: self.unregistered.unwrap_or(Fallback::Refuse),
             pin: self.pin,
+            handover: self.handover,
             heartbeat: self.heartbeat.unwrap_or(HEARTBEAT),
         })
     }
@@ -216,6 +222,7 @@ fn read_capture(map: &Map<'_>) -> Option<CaptureOptions> {
         resolvers: map.optional("resolvers", |value| value.list(Value::ip_addr)),
         unregistered: map.optional("unregistered", |value| value.one_of(FALLBACKS)),
         pin: map.optional("pin", Value::path),
+        handover: map.optional("handover", Value::path),
         heartbeat: map.optional("heartbeat", |value| {
             value.duration(Duration::from_secs(1)..=Duration::from_secs(60))
         }),

@@ -3,7 +3,7 @@
 use std::io;
 use std::mem::{MaybeUninit, size_of};
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -33,7 +33,19 @@ pub struct FlowRecord {
 #[derive(Clone, Debug)]
 pub struct Flows {
     map: Arc<MapData>,
+    /// A predecessor's, whose programs redirected what may still wait in the listeners' queues.
+    earlier: Option<Earlier>,
 }
+
+#[derive(Clone, Debug)]
+struct Earlier {
+    map: Arc<MapData>,
+    until: Instant,
+}
+
+/// For how long a predecessor's records count: longer than a connection waits to be accepted, and
+/// no longer, since nothing keeps them true any more.
+const EARLIER: Duration = Duration::from_secs(60);
 
 impl Flows {
     pub(super) fn new(map: Map) -> Result<Flows, CaptureError> {
@@ -44,7 +56,10 @@ impl Flows {
             return Err(wrong);
         }
         match map {
-            Map::LruHashMap(map) => Ok(Flows { map: Arc::new(map) }),
+            Map::LruHashMap(map) => Ok(Flows {
+                map: Arc::new(map),
+                earlier: None,
+            }),
             _ => Err(wrong),
         }
     }
@@ -72,13 +87,42 @@ impl Flows {
         } else {
             Command::LookupAndDelete
         };
-        match look_up(&self.map, command, &key) {
-            Ok(flow) => flow.map(|flow| record(&flow)),
+        let earlier = self.earlier.as_ref();
+        let earlier = earlier.filter(|earlier| Instant::now() < earlier.until);
+        let maps = std::iter::once(&self.map).chain(earlier.map(|earlier| &earlier.map));
+        let mut flows = maps.filter_map(|map| match look_up(map, command, &key) {
+            Ok(flow) => flow,
             Err(error) => {
                 warn!(%error, "the kernel's flow records cannot be read");
                 None
             }
+        });
+        flows.next().map(|flow| record(&flow))
+    }
+
+    /// The map itself, for a successor.
+    pub fn descriptor(&self) -> BorrowedFd<'_> {
+        self.map.fd().as_fd()
+    }
+
+    /// Also looks into the map of a predecessor, for a while. One of another form is left alone:
+    /// what its programs redirected is reset.
+    pub fn with_earlier(mut self, map: OwnedFd) -> Flows {
+        let fits = |map: &MapData| {
+            let info = map.info().ok()?;
+            let sizes = (info.key_size() as usize, info.value_size() as usize);
+            (sizes == (size_of::<FlowKey>(), size_of::<Flow>())).then_some(())
+        };
+        match MapData::from_fd(map).ok().filter(|map| fits(map).is_some()) {
+            Some(map) => {
+                self.earlier = Some(Earlier {
+                    map: Arc::new(map),
+                    until: Instant::now() + EARLIER,
+                });
+            }
+            None => warn!("the flow records of the agent before are of another form"),
         }
+        self
     }
 }
 
