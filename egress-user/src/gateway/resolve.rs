@@ -1,19 +1,22 @@
 //! Name → addresses that may be dialled. The only room that knows hickory.
 
+mod memory;
+
 use std::collections::HashMap;
+use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use hickory_resolver::TokioResolver;
 use hickory_resolver::config::{
-    ConnectionConfig, LookupIpStrategy, NameServerConfig, ResolveHosts, ResolverConfig,
-    ResolverOpts,
+    ConnectionConfig, NameServerConfig, ResolveHosts, ResolverConfig, ResolverOpts,
 };
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::net::{DnsError, NetError};
 use hickory_resolver::proto::op::ResponseCode;
-use hickory_resolver::proto::rr::Name;
+use hickory_resolver::proto::rr::{Name, RecordType};
 
+use self::memory::{Answer, Memory};
 use super::forbidden::Forbidden;
 use crate::addr::OriginAddr;
 use crate::hello::ServerName;
@@ -21,6 +24,13 @@ use crate::refusal::{Class, Refusal};
 
 /// Names kept by the cache; an entry is a few hundred bytes.
 const CACHE: u64 = 8 * 1024;
+
+/// The shortest and the longest that an answer is believed, whatever it says of itself: one that
+/// is good for nothing would have every connection ask, one for years would never be corrected.
+const POSITIVE: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(3600));
+
+/// How long the other family is waited for once one has answered (RFC 8305 §3).
+const RESOLUTION_DELAY: Duration = Duration::from_millis(50);
 
 /// The longest that a negative answer is believed.
 const NEGATIVE_LIMIT: Duration = Duration::from_secs(60);
@@ -58,11 +68,14 @@ pub struct Resolved {
     pub dialable: Vec<OriginAddr>,
     /// Addresses that may not be dialled.
     pub forbidden: Vec<IpAddr>,
+    /// Whether it is an old answer, because no server gave a new one.
+    pub stale: bool,
 }
 
 /// Resolves absolute names only; search domains and hosts files play no part.
 pub struct Resolver {
     hickory: TokioResolver,
+    memory: Memory,
     pins: Pins,
     forbidden: Forbidden,
 }
@@ -81,6 +94,7 @@ impl Resolver {
         tune(builder.options_mut());
         Ok(Resolver {
             hickory: builder.build().map_err(ResolverError::Build)?,
+            memory: Memory::default(),
             pins: options.pins,
             forbidden: options.forbidden,
         })
@@ -93,31 +107,96 @@ impl Resolver {
             return Ok(Resolved {
                 dialable: pinned.iter().map(|ip| origin(*ip, port)).collect(),
                 forbidden: Vec::new(),
+                stale: false,
             });
         }
-        let ips = self.look_up(name).await?;
+        let Answer { ips, stale } = self.memory.answer(name.as_str(), || self.ask(name)).await?;
         let (forbidden, dialable): (Vec<_>, Vec<_>) =
             ips.into_iter().partition(|ip| self.forbidden.contains(*ip));
+        let mut dialable = alternate(dialable);
+        if let Some(good) = self.memory.last_good(name.as_str()) {
+            dialable.sort_by_key(|ip| *ip != good);
+        }
         Ok(Resolved {
-            dialable: alternate(dialable)
-                .into_iter()
-                .map(|ip| origin(ip, port))
-                .collect(),
+            dialable: dialable.into_iter().map(|ip| origin(ip, port)).collect(),
             forbidden,
+            stale,
         })
     }
 
-    async fn look_up(&self, name: &ServerName) -> Result<Vec<IpAddr>, Refusal> {
+    /// Notes that a connection to this address of the name came about: it is tried first from now on,
+    /// as long as the name has it.
+    pub fn worked(&self, name: &ServerName, ip: IpAddr) {
+        self.memory.worked(name.as_str(), ip);
+    }
+
+    async fn ask(&self, name: &ServerName) -> Result<Vec<IpAddr>, Refusal> {
         let mut absolute = Name::from_ascii(name.as_str())
             .map_err(|_| Refusal::new(Class::UnknownName, "name_not_resolvable"))?;
         absolute.set_fqdn(true);
-        match self.hickory.lookup_ip(absolute).await {
-            Ok(found) => Ok(found.iter().collect()),
-            Err(error) => {
-                tracing::debug!(%error, "name not resolved");
-                Err(refusal_of(&error))
-            }
+        let v4 = self.ask_for(absolute.clone(), RecordType::A);
+        race(v4, self.ask_for(absolute, RecordType::AAAA)).await
+    }
+
+    async fn ask_for(&self, name: Name, kind: RecordType) -> Result<Vec<IpAddr>, Refusal> {
+        let found = self.hickory.lookup(name, kind).await.map_err(|error| {
+            tracing::debug!(%error, "name not resolved");
+            refusal_of(&error)
+        })?;
+        let records = found.answers().iter();
+        let ips: Vec<IpAddr> = records.filter_map(|record| record.data.ip_addr()).collect();
+        if ips.is_empty() {
+            return Err(Refusal::new(Class::UnknownName, "name_has_no_address"));
         }
+        Ok(ips)
+    }
+}
+
+type Asked = Result<Vec<IpAddr>, Refusal>;
+
+/// The addresses of both families, or those of one when the other is late (RFC 8305 §3). Of two
+/// failures the one that says more is given.
+async fn race(v4: impl Future<Output = Asked>, v6: impl Future<Output = Asked>) -> Asked {
+    let (mut v4, mut v6) = (std::pin::pin!(v4), std::pin::pin!(v6));
+    let (first, second) = tokio::select! {
+        first = &mut v4 => {
+            let late = first.is_ok();
+            (first, wait(v6, late).await)
+        }
+        first = &mut v6 => {
+            let late = first.is_ok();
+            (first, wait(v4, late).await)
+        }
+    };
+    match (first, second) {
+        (Ok(mut ips), Some(Ok(more))) => {
+            ips.extend(more);
+            Ok(ips)
+        }
+        (Ok(ips), _) | (Err(_), Some(Ok(ips))) => Ok(ips),
+        (Err(one), Some(Err(other))) => Err(match (weight(&one), weight(&other)) {
+            (one_weighs, other_weighs) if other_weighs > one_weighs => other,
+            _ => one,
+        }),
+        (Err(one), None) => Err(one),
+    }
+}
+
+/// Waits for an answer; only for a moment when there is another one.
+async fn wait(other: impl Future<Output = Asked>, for_a_moment: bool) -> Option<Asked> {
+    match for_a_moment {
+        true => tokio::time::timeout(RESOLUTION_DELAY, other).await.ok(),
+        false => Some(other.await),
+    }
+}
+
+/// That a name does not exist holds for both families; that a server failed leaves open what it
+/// would have said; that there is no address of one family says nothing about the other.
+fn weight(refusal: &Refusal) -> u8 {
+    match (refusal.reason.as_ref(), refusal.class) {
+        ("name_not_found", _) => 2,
+        (_, Class::Unreachable) => 1,
+        _ => 0,
     }
 }
 
@@ -138,9 +217,10 @@ fn config_of(servers: &[SocketAddr]) -> ResolverConfig {
 }
 
 fn tune(options: &mut ResolverOpts) {
-    options.ip_strategy = LookupIpStrategy::Ipv4AndIpv6;
     options.use_hosts_file = ResolveHosts::Never;
     options.cache_size = CACHE;
+    options.positive_min_ttl = Some(POSITIVE.0);
+    options.positive_max_ttl = Some(POSITIVE.1);
     options.negative_max_ttl = Some(NEGATIVE_LIMIT);
     options.timeout = Duration::from_secs(2);
     options.attempts = 2;
@@ -174,35 +254,4 @@ fn alternate(ips: Vec<IpAddr>) -> Vec<IpAddr> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn ips(list: &[&str]) -> Vec<IpAddr> {
-        list.iter().map(|ip| ip.parse().unwrap()).collect()
-    }
-
-    #[test]
-    fn families_alternate() {
-        let mixed = ips(&["192.0.2.1", "192.0.2.2", "192.0.2.3", "2001:db8::1"]);
-        let want = ips(&["2001:db8::1", "192.0.2.1", "192.0.2.2", "192.0.2.3"]);
-        assert_eq!(alternate(mixed), want);
-        assert_eq!(alternate(Vec::new()), Vec::<IpAddr>::new());
-    }
-
-    #[tokio::test]
-    async fn a_pin_needs_no_server_and_knows_its_port() {
-        let name = ServerName::parse(b"en.wikipedia.org").unwrap();
-        let pin = (("en.wikipedia.org".to_owned(), 443), ips(&["127.0.0.1"]));
-        let resolver = Resolver::new(ResolveOptions {
-            // Nobody listens there: an unpinned name fails.
-            servers: vec!["127.0.0.1:1".parse().unwrap()],
-            pins: [pin].into(),
-            forbidden: Forbidden::default(),
-        })
-        .unwrap();
-        let resolved = resolver.resolve(&name, 443).await.unwrap();
-        assert_eq!(resolved.dialable.len(), 1);
-        let refusal = resolver.resolve(&name, 8443).await.unwrap_err();
-        assert_eq!(refusal.class, Class::Unreachable, "{refusal}");
-    }
-}
+mod tests;

@@ -167,6 +167,9 @@ async fn dial(
     let resolved = tokio::time::timeout_at(deadline, resolve).await;
     record.timings.dns = Some(started.elapsed().into());
     let resolved = resolved.map_err(|_| Refusal::new(Class::Unreachable, "dns_timeout"))??;
+    if resolved.stale {
+        shared.recorder.metrics().stale_answer();
+    }
     record.resolved = resolved
         .dialable
         .iter()
@@ -185,7 +188,9 @@ async fn dial(
     let started = Instant::now();
     let dialled = dial::dial(&resolved.dialable, deadline, shared.port).await;
     record.timings.connect = Some(started.elapsed().into());
-    dialled
+    let dialled = dialled?;
+    shared.resolver.worked(admitted.name(), dialled.addr.ip());
+    Ok(dialled)
 }
 
 async fn send_hello(

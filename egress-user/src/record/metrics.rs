@@ -85,6 +85,7 @@ pub struct Metrics {
     bytes: Family<ByteLabels, Counter>,
     tunnels: Family<TunnelLabels, Counter>,
     unclaimed: Counter,
+    stale_answers: Counter,
     records_lost: Counter,
     policy: Family<PolicyLabels, Gauge>,
     reload_failed: Gauge,
@@ -102,6 +103,7 @@ impl Default for Metrics {
             bytes: Family::default(),
             tunnels: Family::default(),
             unclaimed: Counter::default(),
+            stale_answers: Counter::default(),
             records_lost: Counter::default(),
             policy: Family::default(),
             reload_failed: Gauge::default(),
@@ -132,6 +134,11 @@ impl Default for Metrics {
             "unclaimed",
             "Connections to the agent's listener without a flow record, closed unread",
             metrics.unclaimed.clone(),
+        );
+        registry.register(
+            "dns_stale_answers",
+            "Names that were resolved by an old answer, because no server gave a new one",
+            metrics.stale_answers.clone(),
         );
         registry.register(
             "records_lost",
@@ -194,6 +201,11 @@ impl Metrics {
     /// Somebody connected to the agent's listener without being redirected to it.
     pub fn unclaimed(&self) {
         self.unclaimed.inc();
+    }
+
+    /// A name was resolved by an old answer.
+    pub fn stale_answer(&self) {
+        self.stale_answers.inc();
     }
 
     /// Which policy is in force.

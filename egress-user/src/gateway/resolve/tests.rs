@@ -1,0 +1,359 @@
+//! The resolver against a name server that lies on purpose.
+
+use std::net::Ipv4Addr;
+use std::sync::{Arc, Mutex};
+
+use hickory_resolver::proto::op::{Message, OpCode, ResponseCode};
+use hickory_resolver::proto::rr::rdata::{CNAME, SOA};
+use hickory_resolver::proto::rr::{DNSClass, RData, Record, RecordType};
+use tokio::net::UdpSocket;
+
+use super::*;
+
+fn ips(list: &[&str]) -> Vec<IpAddr> {
+    list.iter().map(|ip| ip.parse().unwrap()).collect()
+}
+
+/// What the server says to one question.
+enum Say {
+    /// These of the addresses that are of the family asked for, and for how many seconds.
+    Addresses(&'static [&'static str], u32),
+    Code(ResponseCode),
+    Alias(&'static str),
+    Nothing,
+}
+
+/// A server that answers as `say` wants it, which gets the name, and how many questions about
+/// it and its type came before.
+struct Liar {
+    addr: SocketAddr,
+    asked: Arc<Mutex<Vec<(String, RecordType)>>>,
+}
+
+impl Liar {
+    async fn new(say: impl Fn(&str, usize) -> Say + Send + 'static) -> Liar {
+        let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let addr = socket.local_addr().unwrap();
+        let asked = Arc::new(Mutex::new(Vec::new()));
+        let log = asked.clone();
+        tokio::spawn(async move {
+            let mut buffer = [0; 4096];
+            loop {
+                let (len, from) = socket.recv_from(&mut buffer).await.unwrap();
+                let question = Message::from_vec(&buffer[..len]).unwrap();
+                let query = question.queries[0].clone();
+                let entry = (query.name().to_ascii().to_lowercase(), query.query_type());
+                let before = {
+                    let mut log = log.lock().unwrap();
+                    let before = log.iter().filter(|known| **known == entry).count();
+                    log.push(entry.clone());
+                    before
+                };
+                let said = say(entry.0.trim_end_matches('.'), before);
+                if let Some(answer) = answer(&question, said) {
+                    socket
+                        .send_to(&answer.to_vec().unwrap(), from)
+                        .await
+                        .unwrap();
+                }
+            }
+        });
+        Liar { addr, asked }
+    }
+
+    fn resolver(&self) -> Resolver {
+        Resolver::new(ResolveOptions {
+            servers: vec![self.addr],
+            ..ResolveOptions::default()
+        })
+        .unwrap()
+    }
+
+    fn asked(&self) -> Vec<(String, RecordType)> {
+        self.asked.lock().unwrap().clone()
+    }
+}
+
+fn answer(question: &Message, say: Say) -> Option<Message> {
+    let query = question.queries[0].clone();
+    let mut answer = Message::response(question.metadata.id, OpCode::Query);
+    answer.metadata.recursion_desired = true;
+    answer.metadata.recursion_available = true;
+    answer.add_query(query.clone());
+    let name = query.name().clone();
+    let soa = SOA::new(name.clone(), name.clone(), 1, 60, 60, 60, 60);
+    let authority = Record::from_rdata(name.clone(), 60, RData::SOA(soa));
+    match say {
+        Say::Nothing => return None,
+        Say::Code(code) => {
+            answer.metadata.response_code = code;
+            if code == ResponseCode::NXDomain {
+                answer.add_authority(authority);
+            }
+        }
+        Say::Alias(target) => {
+            let target = Name::from_ascii(target).unwrap();
+            let alias = RData::CNAME(CNAME(target));
+            answer.add_answer(Record::from_rdata(name, 60, alias));
+        }
+        Say::Addresses(list, ttl) => {
+            let of_type = ips(list).into_iter().filter_map(|ip| match ip {
+                IpAddr::V4(ip) => {
+                    (query.query_type() == RecordType::A).then(|| RData::A(ip.into()))
+                }
+                IpAddr::V6(ip) => {
+                    (query.query_type() == RecordType::AAAA).then(|| RData::AAAA(ip.into()))
+                }
+            });
+            let records: Vec<_> = of_type
+                .map(|data| {
+                    let mut record = Record::from_rdata(name.clone(), ttl, data);
+                    record.dns_class = DNSClass::IN;
+                    record
+                })
+                .collect();
+            if records.is_empty() {
+                answer.add_authority(authority);
+            }
+            answer.add_answers(records);
+        }
+    }
+    Some(answer)
+}
+
+fn name(text: &str) -> ServerName {
+    ServerName::parse(text.as_bytes()).unwrap()
+}
+
+fn dialable(resolved: &Resolved) -> Vec<IpAddr> {
+    resolved.dialable.iter().map(|addr| addr.ip()).collect()
+}
+
+async fn reason(resolver: &Resolver, text: &str) -> String {
+    let refusal = resolver.resolve(&name(text), 443).await.unwrap_err();
+    refusal.reason.into_owned()
+}
+
+/// D2 and D3: every kind of special address, in every form that leads to it.
+#[tokio::test]
+async fn a_name_that_leads_to_special_addresses_only_leads_nowhere() {
+    const SPECIAL: &[&str] = &[
+        "10.0.0.1",
+        "127.0.0.1",
+        "169.254.169.254",
+        "100.64.0.1",
+        "224.0.0.1",
+        "0.0.0.0",
+        "::1",
+        "fe80::1",
+        "fd00::1",
+        "::ffff:127.0.0.1",
+        "64:ff9b::a9fe:a9fe",
+        "2002:7f00:1::1",
+        "2001:0:53aa:64c::",
+    ];
+    let liar = Liar::new(|_, _| Say::Addresses(SPECIAL, 60)).await;
+    let resolved = liar.resolver().resolve(&name("a.example.org"), 443).await;
+    let resolved = resolved.unwrap();
+    assert_eq!(resolved.dialable, []);
+    let mut forbidden = resolved.forbidden.clone();
+    let mut special = ips(SPECIAL);
+    forbidden.sort();
+    special.sort();
+    assert_eq!(forbidden, special);
+}
+
+/// D4.
+#[tokio::test]
+async fn forbidden_addresses_are_left_out_of_a_mixed_answer() {
+    const MIXED: &[&str] = &["10.0.0.1", "185.15.59.224", "169.254.169.254"];
+    let liar = Liar::new(|_, _| Say::Addresses(MIXED, 60)).await;
+    let resolver = liar.resolver();
+    let resolved = resolver.resolve(&name("a.example.org"), 443).await.unwrap();
+    assert_eq!(dialable(&resolved), ips(&["185.15.59.224"]));
+    assert_eq!(resolved.forbidden, ips(&["10.0.0.1", "169.254.169.254"]));
+}
+
+/// D5: another answer to each question, and a lifetime of nothing. One answer is checked, and the
+/// same one is what there is to dial.
+#[tokio::test]
+async fn an_answer_that_changes_is_checked_each_time() {
+    let liar = Liar::new(|_, before| match before {
+        0 => Say::Addresses(&["185.15.59.224"], 0),
+        _ => Say::Addresses(&["127.0.0.1"], 0),
+    })
+    .await;
+    let resolver = liar.resolver();
+    let first = resolver.resolve(&name("a.example.org"), 443).await.unwrap();
+    assert_eq!(dialable(&first), ips(&["185.15.59.224"]));
+    let a_questions = |liar: &Liar| {
+        let asked = liar.asked();
+        asked
+            .iter()
+            .filter(|(_, kind)| *kind == RecordType::A)
+            .count()
+    };
+    assert_eq!(a_questions(&liar), 1);
+    // The least time that an answer is kept holds rebinding off, too.
+    let again = resolver.resolve(&name("a.example.org"), 443).await.unwrap();
+    assert_eq!(again, first);
+    assert_eq!(a_questions(&liar), 1);
+
+    let fresh = liar.resolver();
+    let second = fresh.resolve(&name("a.example.org"), 443).await.unwrap();
+    assert_eq!(dialable(&second), ips(&[]));
+    assert_eq!(second.forbidden, ips(&["127.0.0.1"]));
+}
+
+/// D7: a name is asked for as it is.
+#[tokio::test]
+async fn nothing_is_appended_to_a_name() {
+    let liar = Liar::new(|_, _| Say::Code(ResponseCode::NXDomain)).await;
+    assert_eq!(
+        reason(&liar.resolver(), "a.example").await,
+        "name_not_found"
+    );
+    let mut asked = liar.asked();
+    asked.sort();
+    asked.dedup();
+    let whole = "a.example.".to_owned();
+    let both = [RecordType::A, RecordType::AAAA].map(|kind| (whole.clone(), kind));
+    assert_eq!(asked, both);
+}
+
+/// D9.
+#[tokio::test]
+async fn each_failure_has_its_reason() {
+    let liar = Liar::new(|name, _| match name {
+        "gone.example.org" => Say::Code(ResponseCode::NXDomain),
+        "empty.example.org" => Say::Addresses(&[], 60),
+        "broken.example.org" => Say::Code(ResponseCode::ServFail),
+        "refused.example.org" => Say::Code(ResponseCode::Refused),
+        "loop.example.org" => Say::Alias("pool.example.org."),
+        "pool.example.org" => Say::Alias("loop.example.org."),
+        _ => Say::Nothing,
+    })
+    .await;
+    let resolver = liar.resolver();
+    for (name, expected) in [
+        ("gone.example.org", "name_not_found"),
+        ("empty.example.org", "name_has_no_address"),
+        ("broken.example.org", "dns_failed"),
+        ("refused.example.org", "dns_failed"),
+        ("silent.example.org", "dns_timeout"),
+    ] {
+        assert_eq!(reason(&resolver, name).await, expected, "{name}");
+    }
+    // However it is called, it ends, and leads nowhere.
+    let refused = resolver.resolve(&name("loop.example.org"), 443).await;
+    assert!(refused.is_err(), "{refused:?}");
+}
+
+/// D9: what is not there is not asked for again at once.
+#[tokio::test]
+async fn negative_answers_are_kept() {
+    let liar = Liar::new(|name, _| match name {
+        "gone.example.org" => Say::Code(ResponseCode::NXDomain),
+        _ => Say::Addresses(&[], 60),
+    })
+    .await;
+    let resolver = liar.resolver();
+    for name in ["gone.example.org", "empty.example.org"] {
+        reason(&resolver, name).await;
+        let asked = liar.asked();
+        reason(&resolver, name).await;
+        assert_eq!(liar.asked(), asked, "{name}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_family_does_not_wait_for_the_other_for_ever() {
+    let (v4, v6) = (
+        async { Ok(ips(&["185.15.59.224"])) },
+        std::future::pending(),
+    );
+    let raced = race(v4, v6).await.unwrap();
+    assert_eq!(raced, ips(&["185.15.59.224"]));
+    let (v4, v6) = (std::future::pending(), async { Ok(ips(&["2a02::1"])) });
+    assert_eq!(race(v4, v6).await.unwrap(), ips(&["2a02::1"]));
+    // Nothing from one is waited out.
+    let none = async { Err(Refusal::new(Class::UnknownName, "name_has_no_address")) };
+    let late = async {
+        tokio::time::sleep(RESOLUTION_DELAY * 2).await;
+        Ok(ips(&["2a02::1"]))
+    };
+    assert_eq!(race(none, late).await.unwrap(), ips(&["2a02::1"]));
+    let failed = || async { Err(Refusal::new(Class::Unreachable, "dns_failed")) };
+    let gone = || async { Err(Refusal::new(Class::UnknownName, "name_not_found")) };
+    assert_eq!(
+        race(failed(), gone()).await.unwrap_err().reason,
+        "name_not_found"
+    );
+    let none = || async { Err(Refusal::new(Class::UnknownName, "name_has_no_address")) };
+    assert_eq!(
+        race(none(), failed()).await.unwrap_err().reason,
+        "dns_failed"
+    );
+}
+
+#[tokio::test]
+async fn the_address_that_worked_comes_first_while_it_is_there() {
+    const SOME: &[&str] = &["185.15.59.224", "185.15.59.225", "185.15.59.226"];
+    let liar = Liar::new(|_, _| Say::Addresses(SOME, 60)).await;
+    let resolver = liar.resolver();
+    let name = name("a.example.org");
+    let first = resolver.resolve(&name, 443).await.unwrap();
+    assert_eq!(first.dialable.len(), 3);
+    let last = Ipv4Addr::new(185, 15, 59, 226).into();
+    resolver.worked(&name, last);
+    let second = resolver.resolve(&name, 443).await.unwrap();
+    assert_eq!(dialable(&second)[0], last);
+    assert_eq!(second.dialable.len(), 3);
+    // One that the name has left is not dialled.
+    resolver.worked(&name, Ipv4Addr::new(185, 15, 59, 1).into());
+    let third = resolver.resolve(&name, 443).await.unwrap();
+    assert_eq!(third.dialable.len(), 3);
+    assert!(!dialable(&third).contains(&Ipv4Addr::new(185, 15, 59, 1).into()));
+}
+
+#[tokio::test]
+async fn an_answer_outlives_its_server_for_a_while() {
+    let liar = Liar::new(|_, before| match before {
+        0 => Say::Addresses(&["185.15.59.224"], 60),
+        _ => Say::Code(ResponseCode::ServFail),
+    })
+    .await;
+    let resolver = liar.resolver();
+    let name = name("a.example.org");
+    let fresh = resolver.resolve(&name, 443).await.unwrap();
+    assert!(!fresh.stale);
+    resolver.hickory.clear_cache();
+    let stale = resolver.resolve(&name, 443).await.unwrap();
+    assert!(stale.stale);
+    assert_eq!(stale.dialable, fresh.dialable);
+}
+
+#[test]
+fn families_alternate() {
+    let mixed = ips(&["192.0.2.1", "192.0.2.2", "192.0.2.3", "2001:db8::1"]);
+    let want = ips(&["2001:db8::1", "192.0.2.1", "192.0.2.2", "192.0.2.3"]);
+    assert_eq!(alternate(mixed), want);
+    assert_eq!(alternate(Vec::new()), Vec::<IpAddr>::new());
+}
+
+#[tokio::test]
+async fn a_pin_needs_no_server_and_knows_its_port() {
+    let name = name("en.wikipedia.org");
+    let pin = (("en.wikipedia.org".to_owned(), 443), ips(&["127.0.0.1"]));
+    let resolver = Resolver::new(ResolveOptions {
+        // Nobody listens there: an unpinned name fails.
+        servers: vec!["127.0.0.1:1".parse().unwrap()],
+        pins: [pin].into(),
+        forbidden: Forbidden::default(),
+    })
+    .unwrap();
+    let resolved = resolver.resolve(&name, 443).await.unwrap();
+    assert_eq!(resolved.dialable.len(), 1);
+    let refusal = resolver.resolve(&name, 8443).await.unwrap_err();
+    assert_eq!(refusal.class, Class::Unreachable, "{refusal}");
+}
