@@ -14,7 +14,7 @@ use serde_json::Value;
 use crate::cgroup::Cgroup;
 use crate::lab::{Host, Lab};
 use crate::names::Names;
-use crate::process::{Process, limit_descriptors};
+use crate::process::{Process, cap_descriptors, limit_descriptors};
 use crate::{http, wait};
 
 /// Open files that service managers and shells give a program that does not ask for more; it may
@@ -48,6 +48,8 @@ pub struct Setup<'a> {
     pub agent_answers: &'a str,
     /// How long a drain may take, such as `60s`.
     pub drain: &'a str,
+    /// The most files that the gateway may open; as many as the administrator allows otherwise.
+    pub gateway_descriptors: Option<u64>,
     /// More lines for the gateway's configuration.
     pub gateway: &'a [&'a str],
     /// More lines for the `capture` section of the agent; `CGROUP` stands for the cgroup's path.
@@ -157,7 +159,8 @@ impl Deployment {
     /// When it cannot be started.
     pub fn upgrade_agent(&mut self, lab: &Lab, program: &Path) -> anyhow::Result<Process> {
         let configuration = self.home.join("agent.yaml");
-        let successor = start_configured(lab, Hop::Agent, &self.home, program, &configuration)?;
+        let successor =
+            start_configured(lab, Hop::Agent, &self.home, (program, None), &configuration)?;
         Ok(std::mem::replace(&mut self.agent, successor))
     }
 
@@ -318,19 +321,23 @@ fn start(
         drain = setup.drain,
     );
     fs::write(&configuration, text)?;
-    start_configured(lab, hop, home, setup.program, &configuration)
+    let most = setup.gateway_descriptors.filter(|_| hop == Hop::Gateway);
+    start_configured(lab, hop, home, (setup.program, most), &configuration)
 }
 
 fn start_configured(
     lab: &Lab,
     hop: Hop,
     home: &Path,
-    program: &Path,
+    (program, most_descriptors): (&Path, Option<u64>),
     configuration: &Path,
 ) -> anyhow::Result<Process> {
     let mut command = Command::new(program);
     hop.host(lab).namespace.enter(&mut command)?;
-    limit_descriptors(&mut command, Some(USUAL_DESCRIPTORS));
+    match most_descriptors {
+        Some(most) => cap_descriptors(&mut command, most),
+        None => limit_descriptors(&mut command, Some(USUAL_DESCRIPTORS)),
+    }
     without_settings(&mut command);
     command
         .arg(hop.to_string())

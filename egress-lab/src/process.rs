@@ -8,8 +8,8 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 
 use anyhow::Context as _;
 use rustix::process::{
-    Pid, Resource, Signal, getppid, getrlimit, kill_process, set_parent_process_death_signal,
-    setrlimit,
+    Pid, Resource, Rlimit, Signal, getppid, getrlimit, kill_process,
+    set_parent_process_death_signal, setrlimit,
 };
 
 use crate::sweep::{Entry, Leftover};
@@ -178,6 +178,19 @@ pub(crate) fn limit_descriptors(command: &mut Command, soft: Option<u64>) {
         Ok(())
     };
     // SAFETY: between fork and exec the closure makes two system calls and allocates nothing.
+    unsafe { command.pre_exec(limit) };
+}
+
+/// Limits the command to `most` open files, and leaves it no way to more.
+pub(crate) fn cap_descriptors(command: &mut Command, most: u64) {
+    let limit = move || {
+        let limit = Rlimit {
+            current: Some(most),
+            maximum: Some(most),
+        };
+        Ok(setrlimit(Resource::Nofile, limit)?)
+    };
+    // SAFETY: between fork and exec the closure makes one system call and allocates nothing.
     unsafe { command.pre_exec(limit) };
 }
 

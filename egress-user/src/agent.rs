@@ -16,10 +16,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::net::TcpStream;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore, watch};
 
 use crate::addr::ClientAddr;
 use crate::cgroup::Cgroup2;
+use crate::descriptors;
 use crate::drain::Drain;
 use crate::in_force::InForce;
 use crate::netns::{Listeners, NetnsCookie};
@@ -48,6 +49,22 @@ pub struct Limits {
     pub idle: Duration,
     /// Connections at once; each is two descriptors while it is carried.
     pub connections: usize,
+    /// Connections at once of one scope, so that no workload takes the place of all.
+    pub of_scope: usize,
+}
+
+impl Limits {
+    /// The usual limits, as far as this process may open files: a scope may have half of the
+    /// connections.
+    pub fn within_descriptors() -> Limits {
+        let usual = Limits::default();
+        let connections = usual.connections.min(descriptors::room_for(2));
+        Limits {
+            connections,
+            of_scope: connections.div_ceil(2),
+            ..usual
+        }
+    }
 }
 
 impl Default for Limits {
@@ -58,6 +75,7 @@ impl Default for Limits {
             open: Duration::from_secs(20),
             idle: Duration::from_secs(3600),
             connections: 16 * 1024,
+            of_scope: 16 * 1024,
         }
     }
 }
@@ -141,9 +159,13 @@ impl Agent {
         let (stop, stopped) = watch::channel(());
         let cookie = scope.cookie();
         self.offered().insert(cookie, scope.copies()?);
+        let permits = Permits {
+            of_scope: Arc::new(Semaphore::new(self.shared.limits.of_scope)),
+            of_all: self.permits.clone(),
+        };
         for listener in scope.into_listeners()? {
             let (agent, stopped) = (self.clone(), stopped.clone());
-            tokio::spawn(agent.accept_all(listener, stopped));
+            tokio::spawn(agent.accept_all(listener, permits.clone(), stopped));
         }
         Ok(Serving {
             _stop: stop,
@@ -183,12 +205,17 @@ impl Agent {
 
     /// The accept loop of one listener. One connection's error never ends it. When
     /// it ends the listener closes, and the kernel refuses what is redirected here.
-    async fn accept_all(mut self, listener: Listener, mut stopped: watch::Receiver<()>) {
+    async fn accept_all(
+        mut self,
+        listener: Listener,
+        permits: Permits,
+        mut stopped: watch::Receiver<()>,
+    ) {
         let gate = self.gate.clone();
         let mut passage = gate.passage();
         loop {
             let accepted = tokio::select! {
-                accepted = accept(&listener, &self.permits), if passage.is_open() => accepted,
+                accepted = accept(&listener, &permits), if passage.is_open() => accepted,
                 () = passage.changed() => continue,
                 _ = stopped.changed() => return,
                 () = self.drain.draining() => return,
@@ -205,13 +232,7 @@ impl Agent {
     }
 
     /// Serves the connection if it was redirected here, and resets it otherwise.
-    fn claim(
-        &self,
-        listener: &Listener,
-        socket: TcpStream,
-        client: ClientAddr,
-        permit: OwnedSemaphorePermit,
-    ) {
+    fn claim(&self, listener: &Listener, socket: TcpStream, client: ClientAddr, permit: Permit) {
         let shared = self.shared.clone();
         let Some(flow) = shared.flows.claim(listener.cookie(), client, &socket) else {
             tracing::debug!(%client, "closed a connection that was not redirected here");
@@ -268,13 +289,56 @@ impl Listening {
     }
 }
 
+/// Places for connections.
+#[derive(Clone)]
+struct Permits {
+    of_scope: Arc<Semaphore>,
+    of_all: Arc<Semaphore>,
+}
+
+/// A place among those of a scope and among all.
+struct Permit {
+    _of_scope: OwnedSemaphorePermit,
+    _of_all: OwnedSemaphorePermit,
+}
+
+impl Permits {
+    /// The scope's first: a scope that is full waits without holding up others.
+    async fn take(&self) -> Result<Permit, AcquireError> {
+        Ok(Permit {
+            _of_scope: self.of_scope.clone().acquire_owned().await?,
+            _of_all: self.of_all.clone().acquire_owned().await?,
+        })
+    }
+}
+
 /// Takes a permit first, so that a full agent leaves connections in the kernel's queue.
 async fn accept(
     listener: &Listener,
-    permits: &Arc<Semaphore>,
-) -> io::Result<(TcpStream, ClientAddr, OwnedSemaphorePermit)> {
-    let permit = permits.clone().acquire_owned().await;
-    let permit = permit.map_err(io::Error::other)?;
+    permits: &Permits,
+) -> io::Result<(TcpStream, ClientAddr, Permit)> {
+    let permit = permits.take().await.map_err(io::Error::other)?;
     let (socket, client) = listener.accept().await?;
     Ok((socket, client, permit))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_scope_that_is_full_leaves_room_for_another() {
+        let of_all = Arc::new(Semaphore::new(4));
+        let scope = || Permits {
+            of_scope: Arc::new(Semaphore::new(2)),
+            of_all: of_all.clone(),
+        };
+        let (full, other) = (scope(), scope());
+        let held = [full.take().await.unwrap(), full.take().await.unwrap()];
+        let waiting = tokio::time::timeout(Duration::from_secs(1), full.take());
+        assert!(waiting.await.is_err());
+        let _other = [other.take().await.unwrap(), other.take().await.unwrap()];
+        drop(held);
+        full.take().await.unwrap();
+    }
 }

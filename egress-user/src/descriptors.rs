@@ -30,6 +30,19 @@ pub fn restore(before: Rlimit) -> rustix::io::Result<()> {
     setrlimit(Resource::Nofile, before)
 }
 
+/// Descriptors for what is no connection: files that are followed, the log, name servers, the admin
+/// port, the runtime.
+const OTHERS: u64 = 64;
+
+/// How many connections this process has room for, of which each takes so many descriptors.
+pub fn room_for(each: u64) -> usize {
+    let Some(limit) = getrlimit(Resource::Nofile).current else {
+        return usize::MAX;
+    };
+    let room = limit.saturating_sub(OTHERS) / each.max(1);
+    usize::try_from(room.max(1)).unwrap_or(usize::MAX)
+}
+
 /// The reason in records when a connection failed for want of one.
 pub const SPENT: &str = "out_of_descriptors";
 

@@ -3,6 +3,7 @@
 pub mod agents;
 mod connection;
 mod dial;
+mod door;
 pub mod forbidden;
 pub mod resolve;
 mod stream;
@@ -17,11 +18,14 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
 use crate::addr::AgentAddr;
+use crate::descriptors;
 use crate::drain::Drain;
+use crate::farewell;
 use crate::in_force::InForce;
-use crate::record::Recorder;
+use crate::record::{Recorder, TunnelEvent};
 use crate::tunnel::tls::InUse;
 use agents::{AgentRule, Agents, Quotas};
+use door::Door;
 use resolve::{ResolveOptions, Resolver, ResolverError};
 
 /// Limits of the gateway, each with its reason.
@@ -37,8 +41,20 @@ pub struct Limits {
     pub tunnel_idle: Duration,
     /// A stream in which nothing moves.
     pub idle: Duration,
-    /// Tunnels at once; each is one descriptor, and one more while it carries.
+    /// Tunnels at once; each is one descriptor, and one more while it carries. Half of them may be in
+    /// their handshakes.
     pub tunnels: usize,
+}
+
+impl Limits {
+    /// The usual limits, as far as this process may open files.
+    pub fn within_descriptors() -> Limits {
+        let usual = Limits::default();
+        Limits {
+            tunnels: usual.tunnels.min(descriptors::room_for(2)),
+            ..usual
+        }
+    }
 }
 
 impl Default for Limits {
@@ -118,7 +134,7 @@ impl Gateway {
         let addr = listener.local_addr().map_err(failed)?;
         let shared = Shared {
             tls: parts.tls,
-            agents: Agents::new(parts.agents, parts.quotas),
+            agents: Agents::new(parts.agents, parts.quotas.within(parts.limits.tunnels)),
             policy: parts.policy,
             resolver: Resolver::new(parts.resolve)?,
             recorder: parts.recorder,
@@ -140,6 +156,7 @@ impl Gateway {
     /// Serves until the drain begins. Tunnels under way hold their own `drain`.
     pub async fn run(self, mut drain: Drain) {
         let permits = Arc::new(Semaphore::new(self.shared.limits.tunnels));
+        let door = Door::new(self.shared.limits.tunnels.div_ceil(2));
         loop {
             let accepted = tokio::select! {
                 accepted = accept(&self.listener, &permits) => accepted,
@@ -148,10 +165,16 @@ impl Gateway {
             let Some((socket, agent, permit)) = accepted else {
                 continue;
             };
+            let Some(at_door) = door.enter(agent) else {
+                // Unheard and without a record: there may be any number of them.
+                self.shared.recorder.metrics().tunnel(TunnelEvent::Crowded);
+                farewell::reset(socket);
+                continue;
+            };
             let shared = self.shared.clone();
             let drain = drain.clone();
             tokio::spawn(async move {
-                connection::serve(shared, socket, agent, drain).await;
+                connection::serve(shared, socket, (agent, at_door), drain).await;
                 drop(permit);
             });
         }
@@ -175,3 +198,6 @@ async fn accept(
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

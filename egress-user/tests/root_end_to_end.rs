@@ -24,6 +24,8 @@ mod bypass;
 mod carried;
 #[path = "root_end_to_end/certificates.rs"]
 mod certificates;
+#[path = "root_end_to_end/crowd.rs"]
+mod crowd;
 #[path = "root_end_to_end/discovery.rs"]
 mod discovery;
 #[path = "root_end_to_end/drain.rs"]

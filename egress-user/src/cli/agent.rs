@@ -291,7 +291,7 @@ async fn serve(config: AgentConfig, loaded: Loaded, verbose: bool) -> anyhow::Re
         policy: loaded.policy,
         recorder: loaded.recorder.clone(),
         cgroups,
-        limits: Limits::default(),
+        limits: Limits::within_descriptors(),
     };
     let agent = Agent::new(parts, drain);
     let capture = Arc::new(Mutex::new(capture));

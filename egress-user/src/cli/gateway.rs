@@ -192,7 +192,7 @@ async fn serve(config: GatewayConfig) -> anyhow::Result<()> {
             forbidden: Forbidden::except(config.allow_addresses),
         },
         recorder: loaded.recorder.clone(),
-        limits: Limits::default(),
+        limits: Limits::within_descriptors(),
     })
     .await?;
     let (drainer, drain) = drain::channel();

@@ -88,12 +88,24 @@ impl fmt::Display for Quota {
 /// How much each agent and each workload may take.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Quotas {
-    /// Tunnels of one agent at once, whether they carry something or not.
+    /// Tunnels of one agent at once, whether they carry something or not; never more than a quarter
+    /// of the gateway's.
     pub tunnels: u32,
     /// One agent, with all its workloads.
     pub agent: Quota,
     /// One workload.
     pub workload: Quota,
+}
+
+impl Quotas {
+    /// Leaves room for other agents where the gateway has room for few tunnels.
+    pub(super) fn within(self, tunnels: usize) -> Quotas {
+        let most = u32::try_from(tunnels.div_ceil(4)).unwrap_or(u32::MAX);
+        Quotas {
+            tunnels: self.tunnels.min(most),
+            ..self
+        }
+    }
 }
 
 impl Default for Quotas {

@@ -10,6 +10,7 @@ use tokio_rustls::server::TlsStream;
 
 use super::Shared;
 use super::agents::TunnelPass;
+use super::door::AtDoor;
 use super::stream;
 use crate::addr::AgentAddr;
 use crate::connection_id::ConnectionId;
@@ -37,7 +38,7 @@ type AgentPeer = Peer<ServerConfig>;
 pub(super) async fn serve(
     shared: Arc<Shared>,
     socket: TcpStream,
-    agent: AgentAddr,
+    (agent, at_door): (AgentAddr, AtDoor),
     mut drain: Drain,
 ) {
     let started = Instant::now();
@@ -46,6 +47,7 @@ pub(super) async fn serve(
             tokio::time::timeout(shared.limits.handshake, authenticate(&shared, socket)) => authenticated,
         () = drain.forced() => Ok(Err(Rejected::new("drained"))),
     };
+    drop(at_door);
     let rejected = match authenticated {
         Ok(Ok((mut tunnel, peer))) => match shared.agents.admit(peer.id()) {
             Ok(pass) => return streams(&shared, tunnel, (peer, pass), &mut drain).await,

@@ -64,6 +64,8 @@ pub enum TunnelEvent {
     Failed,
     /// A peer was turned away: certificate, identity or protocol.
     Rejected,
+    /// A peer was turned away unheard: too many had not said yet who they are.
+    Crowded,
 }
 
 impl TunnelEvent {
@@ -73,6 +75,7 @@ impl TunnelEvent {
             TunnelEvent::Reused => "reused",
             TunnelEvent::Failed => "failed",
             TunnelEvent::Rejected => "rejected",
+            TunnelEvent::Crowded => "crowded",
         }
     }
 }

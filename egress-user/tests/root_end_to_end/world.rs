@@ -52,6 +52,8 @@ pub(crate) struct Wish<'a> {
     pub(crate) agent_answers: &'a str,
     pub(crate) drain: &'a str,
     pub(crate) capture: &'a [&'a str],
+    /// The most files that the gateway may open.
+    pub(crate) gateway_descriptors: Option<u64>,
     /// More lines for the gateway's configuration.
     pub(crate) gateway: &'a [&'a str],
     pub(crate) gateways: &'a [u16],
@@ -77,6 +79,7 @@ impl Default for Wish<'_> {
             agent_answers: "/readyz",
             drain: "60s",
             capture: &[],
+            gateway_descriptors: None,
             gateway: &[],
             gateways: &[TUNNEL_PORT],
         }
@@ -260,6 +263,7 @@ fn deploy(lab: &Lab, cgroup: &Cgroup, wish: &Wish<'_>) -> Deployment {
         agent_answers: wish.agent_answers,
         drain: wish.drain,
         capture: wish.capture,
+        gateway_descriptors: wish.gateway_descriptors,
         gateway: wish.gateway,
         gateways: wish.gateways,
     };
