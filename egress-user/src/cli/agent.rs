@@ -15,7 +15,7 @@ use egress_common::Fallback;
 
 use super::check::CheckArgs;
 use super::common::{self, CommonArgs, Loaded};
-use crate::admin::{Admin, Readiness};
+use crate::admin::Readiness;
 use crate::agent::capture::{self, Capture, CaptureOptions};
 use crate::agent::discovery::{Discovery, Targets};
 use crate::agent::evidence::Evidence;
