@@ -163,9 +163,21 @@ fn spawn_bound(command: &mut Command) -> io::Result<Child> {
         }
         Ok(())
     };
-    // SAFETY: between fork and exec the closure makes two system calls and allocates nothing.
-    unsafe { command.pre_exec(bind) };
+    // SAFETY: between fork and exec the closures make system calls and allocate nothing.
+    unsafe { command.pre_exec(bind).pre_exec(default_signals) };
     command.spawn()
+}
+
+/// Whoever started us, such as a shell in the background or nohup, may have had signals ignored, and
+/// what is ignored stays so in children.
+fn default_signals() -> io::Result<()> {
+    for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTERM] {
+        // SAFETY: the default action needs no handler.
+        if unsafe { libc::signal(signal, libc::SIG_DFL) } == libc::SIG_ERR {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(())
 }
 
 /// Limits the command to `soft` open files; without a number, to as many as the administrator
