@@ -19,6 +19,9 @@ pub mod tls;
 /// OPEN header are skipped.
 pub const ALPN: &[u8] = b"egress/1";
 
+/// The reason with which a gateway that ends refuses a stream whose OPEN crossed its DRAIN.
+pub const DRAINING: &str = "draining";
+
 /// The first bytes of a policy document's digest: enough for two records to say whether both hops
 /// judged by the same policy.
 pub type PolicyDigest = [u8; 8];

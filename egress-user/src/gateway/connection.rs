@@ -138,18 +138,20 @@ async fn streams(
     }
     loop {
         let next = tokio::select! {
-            next = tokio::time::timeout(shared.limits.tunnel_idle, tunnel.accept()) => next,
-            () = drain.draining() => return goodbye(tunnel, true).await,
+            // A stream that comes in the same moment as the end is refused.
+            biased;
+            () = drain.draining() => return goodbye(shared, tunnel, peer.id()).await,
             ended = peer.ended() => {
                 if let Ended::Rejected(reason) = ended {
                     record_refusal(shared, peer.id(), Refusal::new(Class::Denied, reason));
                 }
-                return goodbye(tunnel, true).await;
+                return close(tunnel).await;
             }
+            next = tokio::time::timeout(shared.limits.tunnel_idle, tunnel.accept()) => next,
         };
         let header = match next {
             Ok(Ok(Some(header))) => header,
-            Ok(Ok(None)) | Err(_) => return goodbye(tunnel, false).await,
+            Ok(Ok(None)) | Err(_) => return close(tunnel).await,
             Ok(Err(error)) => return broken(shared, peer.id(), &error),
         };
         let agent = (&mut peer, &pass);
@@ -159,15 +161,28 @@ async fn streams(
     }
 }
 
-async fn goodbye(mut tunnel: GatewayTunnel, draining: bool) {
+/// Tells the agent that the gateway ends, and stays until the agent has closed: a stream that it
+/// opened before it heard is refused, so that it takes it elsewhere.
+async fn goodbye(shared: &Shared, mut tunnel: GatewayTunnel, peer: &SpiffeId) {
     let words = async {
-        if draining {
-            tunnel.send_drain().await?;
+        tunnel.send_drain().await?;
+        while let Some(header) = tunnel.accept().await? {
+            let refusal = Refusal::new(Class::Busy, tunnel::DRAINING);
+            tunnel.send_refused(&refusal).await?;
+            let mut record = Pending::open(&shared.recorder, Hop::Gateway, header.connection_id);
+            describe(&mut record, peer, &header);
+            record.refused(refusal);
         }
-        tunnel.close().await
+        Ok::<_, TunnelError>(())
     };
     // An agent that does not listen sees the connection close.
     let _ = tokio::time::timeout(GOODBYE, words).await;
+    close(tunnel).await;
+}
+
+async fn close(mut tunnel: GatewayTunnel) {
+    // As above.
+    let _ = tokio::time::timeout(GOODBYE, tunnel.close()).await;
 }
 
 /// A tunnel that broke between streams. An agent that merely went away is no

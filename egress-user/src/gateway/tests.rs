@@ -8,26 +8,34 @@ use rustls::pki_types::{ServerName, UnixTime};
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpSocket;
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
 use super::*;
+use crate::addr::{ClientAddr, OriginalDst};
+use crate::connection_id::ConnectionId;
 use crate::drain::{self, Drainer};
 use crate::gateway::resolve::ResolveOptions;
 use crate::in_force;
 use crate::pki::{TrialCa, Validity};
 use crate::policy::{Flags, Policy};
 use crate::record::Metrics;
+use crate::refusal::Class;
 use crate::tunnel::frame::Role;
-use crate::tunnel::stream::Tunnel;
-use crate::tunnel::tls;
+use crate::tunnel::header::OpenHeader;
+use crate::tunnel::stream::{Answer, Tunnel};
+use crate::tunnel::{self, tls};
+use crate::workload::Workload;
 
 /// Reached only when something is broken.
 const DEADLINE: Duration = Duration::from_secs(60);
+
+type AgentTunnel = Tunnel<TlsStream<TcpStream>>;
 
 struct Scene {
     ca: TrialCa,
     validity: Validity,
     addr: SocketAddr,
-    _drainer: Drainer,
+    drainer: Drainer,
 }
 
 impl Scene {
@@ -67,7 +75,7 @@ impl Scene {
             ca,
             validity,
             addr,
-            _drainer: drainer,
+            drainer,
         }
     }
 
@@ -86,7 +94,7 @@ impl Scene {
     }
 
     /// A tunnel, and what the gateway's first frame says of it.
-    async fn tunnel(&self, agent: &Arc<ClientConfig>, from: Ipv4Addr) -> (impl Sized, String) {
+    async fn tunnel(&self, agent: &Arc<ClientConfig>, from: Ipv4Addr) -> (AgentTunnel, String) {
         let said = async {
             let socket = self.connect(from).await.unwrap();
             let name = ServerName::IpAddress(self.addr.ip().into());
@@ -152,4 +160,43 @@ async fn silent_tunnels_of_one_agent_leave_room_for_another() {
     }
     let (_tunnel, said) = scene.tunnel(&other, Ipv4Addr::new(127, 0, 0, 2)).await;
     assert_eq!(said, "ready");
+}
+
+/// The agent opens a stream while DRAIN is on its way to it.
+#[tokio::test]
+async fn a_stream_that_crosses_the_drain_is_refused_as_busy() {
+    let scene = Scene::new(16, Quotas::default()).await;
+    let (mut tunnel, _) = scene.tunnel(&scene.agent("a"), Ipv4Addr::LOCALHOST).await;
+    let drained = scene.drainer.drain(DEADLINE);
+    tokio::pin!(drained);
+    // The end has begun once this was polled; that nothing else ran yet lets the frames cross.
+    tokio::select! {
+        biased;
+        _ = &mut drained => panic!("there is a tunnel"),
+        () = std::future::ready(()) => {}
+    }
+    tunnel.open(&header(), b"hello").await.unwrap();
+    let conversation = async {
+        let Answer::Refused(refusal) = tunnel.answer().await.unwrap() else {
+            panic!("opened");
+        };
+        assert_eq!(refusal.class, Class::Busy);
+        assert_eq!(refusal.reason, tunnel::DRAINING);
+        assert!(tunnel.is_idle() && !tunnel.may_open());
+        drop(tunnel);
+    };
+    let (whole, ()) = tokio::join!(drained, conversation);
+    assert!(whole, "nothing had to be cut");
+}
+
+fn header() -> OpenHeader {
+    OpenHeader {
+        client: ClientAddr::new("127.0.0.1:40000".parse().unwrap()),
+        original: OriginalDst::new("192.0.2.1:443".parse().unwrap()),
+        server_name: "a.example".to_owned(),
+        connection_id: ConnectionId::new(),
+        policy: [0; 8],
+        workload: Workload::default(),
+        process: None,
+    }
 }
