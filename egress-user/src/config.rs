@@ -10,11 +10,15 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::document::{self, Map, Mistake, Mistakes, Value};
+use crate::in_force;
 use crate::record::{LogFormat, Target};
 use crate::tunnel::tls::CredentialFiles;
 
 /// The longest grace that a drain may be given.
 const MAX_DRAIN: Duration = Duration::from_secs(3600);
+
+/// The longest that connections may go on that a new policy refuses.
+const MAX_SPREAD: Duration = Duration::from_secs(600);
 
 /// Live connections may end by themselves for so long, unless told otherwise.
 /// Below Kubernetes' default terminationGracePeriodSeconds of 30 seconds.
@@ -42,6 +46,8 @@ pub struct Common {
     pub admin: Option<SocketAddr>,
     /// Grace for live connections at the end.
     pub drain: Option<Duration>,
+    /// The time over which connections that a new policy refuses are closed.
+    pub spread: Option<Duration>,
 }
 
 /// [`Common`], complete.
@@ -59,6 +65,8 @@ pub struct Base {
     pub admin: Option<SocketAddr>,
     /// Grace for live connections at the end.
     pub drain: Duration,
+    /// The time over which connections that a new policy refuses are closed.
+    pub spread: Duration,
 }
 
 impl Common {
@@ -77,6 +85,9 @@ impl Common {
             log_format: log.format,
             admin: map.optional("admin", Value::socket_addr),
             drain: map.optional("drain", |value| value.duration(Duration::ZERO..=MAX_DRAIN)),
+            spread: map.optional("spread", |value| {
+                value.duration(Duration::ZERO..=MAX_SPREAD)
+            }),
         }
     }
 
@@ -92,6 +103,7 @@ impl Common {
             log_format: self.log_format.or(file.log_format),
             admin: self.admin.or(file.admin),
             drain: self.drain.or(file.drain),
+            spread: self.spread.or(file.spread),
         }
     }
 
@@ -137,6 +149,7 @@ impl Common {
             log_format: self.log_format.unwrap_or_default(),
             admin: self.admin,
             drain: self.drain.unwrap_or(DRAIN),
+            spread: self.spread.unwrap_or(in_force::SPREAD),
         })
     }
 }

@@ -9,9 +9,9 @@ use crate::connection_id::ConnectionId;
 use crate::policy::{Admitted, Policy, Request, Verdict};
 use crate::workload::Workload;
 
-/// The time over which connections that a new policy refuses are closed, so that a
-/// reload is not a stampede of reconnects.
-const SPREAD: Duration = Duration::from_secs(5);
+/// The time over which connections that a new policy refuses are closed, unless told otherwise, so
+/// that a reload is not a stampede of reconnects.
+pub const SPREAD: Duration = Duration::from_secs(5);
 
 /// Where a new policy is put into force.
 #[derive(Clone)]
@@ -19,12 +19,15 @@ pub struct Enforcer(watch::Sender<Arc<Policy>>);
 
 /// One reader's view. Changes since its last [`now`](Self::now) are not missed.
 #[derive(Clone)]
-pub struct InForce(watch::Receiver<Arc<Policy>>);
+pub struct InForce {
+    policy: watch::Receiver<Arc<Policy>>,
+    spread: Duration,
+}
 
-/// A connected pair.
-pub fn channel(policy: Policy) -> (Enforcer, InForce) {
-    let (sender, receiver) = watch::channel(Arc::new(policy));
-    (Enforcer(sender), InForce(receiver))
+/// A connected pair. Connections that a later policy refuses are closed over the time `spread`.
+pub fn channel(policy: Policy, spread: Duration) -> (Enforcer, InForce) {
+    let (sender, policy) = watch::channel(Arc::new(policy));
+    (Enforcer(sender), InForce { policy, spread })
 }
 
 impl Enforcer {
@@ -42,7 +45,7 @@ impl Enforcer {
 impl InForce {
     /// The policy in force.
     pub fn now(&mut self) -> Arc<Policy> {
-        self.0.borrow_and_update().clone()
+        self.policy.borrow_and_update().clone()
     }
 
     /// Resolves when a later policy refuses what was admitted, after this connection's
@@ -55,14 +58,14 @@ impl InForce {
         connection: ConnectionId,
     ) {
         loop {
-            if self.0.changed().await.is_err() {
+            if self.policy.changed().await.is_err() {
                 // Nobody is left to change it.
                 return std::future::pending().await;
             }
             if self.admits(admitted, workload) {
                 continue;
             }
-            tokio::time::sleep(share(connection)).await;
+            tokio::time::sleep(share(self.spread, connection)).await;
             if !self.admits(admitted, workload) {
                 return;
             }
@@ -80,9 +83,9 @@ impl InForce {
 }
 
 /// Ids end in random bits, so that their shares are spread evenly.
-fn share(connection: ConnectionId) -> Duration {
+fn share(spread: Duration, connection: ConnectionId) -> Duration {
     let [.., last] = connection.to_bytes();
-    SPREAD * u32::from(last) / 256
+    spread * u32::from(last) / 256
 }
 
 #[cfg(test)]
@@ -114,7 +117,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn only_a_policy_that_refuses_ends_a_connection() {
-        let (enforcer, mut in_force) = channel(policy("*.wikipedia.org"));
+        let (enforcer, mut in_force) = channel(policy("*.wikipedia.org"), SPREAD);
         let admitted = admitted(&in_force.now());
         let id = ConnectionId::new();
         let waiting = tokio::spawn(async move {
@@ -130,7 +133,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_change_between_judgement_and_relay_is_not_missed() {
-        let (enforcer, mut in_force) = channel(policy("*.wikipedia.org"));
+        let (enforcer, mut in_force) = channel(policy("*.wikipedia.org"), SPREAD);
         let admitted = admitted(&in_force.now());
         enforcer.replace(policy("de.wikipedia.org"));
         let workload = Workload::default();

@@ -187,7 +187,7 @@ fn serve(
         .context("cannot start the async runtime")?;
     let (drainer, drain) = drain::channel();
     let halves = Halves {
-        policy: in_force::channel(options.policy).1,
+        policy: in_force::channel(options.policy, in_force::SPREAD).1,
         resolve: options.resolve,
         recorder: recorder.clone(),
     };

@@ -59,7 +59,8 @@ agent.yaml:
     handover: /run/egress/handover   # a second agent takes over, and nothing is refused meanwhile
   log: {file: /var/log/egress/agent.jsonl, format: json}
   admin: 127.0.0.1:9901
-  drain: 25s";
+  drain: 25s
+  spread: 5s                         # for closing what a new policy refuses";
 
 /// Captures the sockets of a cgroup, judges them and carries them to a gateway
 #[derive(Args)]

@@ -125,6 +125,7 @@ impl Report {
         let admin = base.admin.map(|addr| addr.to_string());
         self.set("admin", admin.as_deref().unwrap_or("none"));
         self.set("drain", format_args!("{:?}", base.drain));
+        self.set("spread", format_args!("{:?}", base.spread));
         credentials
     }
 

@@ -59,6 +59,10 @@ pub(super) struct CommonArgs {
     /// Seconds that live connections get at the end [default: 25]
     #[arg(long, env = "EGRESS_DRAIN", value_name = "SECONDS", value_parser = seconds)]
     drain: Option<Duration>,
+
+    /// Seconds over which connections that a new policy refuses are closed [default: 5]
+    #[arg(long, env = "EGRESS_SPREAD", value_name = "SECONDS", value_parser = seconds)]
+    spread: Option<Duration>,
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {
@@ -80,6 +84,7 @@ impl From<CommonArgs> for Common {
             log_format: args.log_format,
             admin: args.admin,
             drain: args.drain,
+            spread: args.spread,
         }
     }
 }
@@ -107,7 +112,7 @@ pub(super) fn load(base: &Base) -> anyhow::Result<Loaded> {
     tracing::info!(id = %credentials.id(), valid_until = %credentials.validity().until, "credentials loaded");
     let metrics = Arc::new(Metrics::default());
     let recorder = Recorder::open(&base.log, base.log_format, metrics.clone())?;
-    let (enforcer, in_force) = in_force::channel(policy);
+    let (enforcer, in_force) = in_force::channel(policy, base.spread);
     let reloader = Reloader::new(base.policy.clone(), seen, enforcer, metrics.clone())
         .context("cannot watch the policy file")?;
     Ok(Loaded {

@@ -44,7 +44,8 @@ gateway.yaml:
   addresses: {allow: [10.20.0.0/16]}  # exceptions to the forbidden ranges
   log: {file: /var/log/egress/gateway.jsonl, format: json}
   admin: 127.0.0.1:9902
-  drain: 25s";
+  drain: 25s
+  spread: 5s                         # for closing what a new policy refuses";
 
 /// Serves agents: authenticates, judges again, resolves and dials
 #[derive(Args)]

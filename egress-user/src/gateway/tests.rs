@@ -54,7 +54,7 @@ impl Scene {
                 "spiffe://e.test/agent/*".parse().unwrap(),
             )],
             quotas,
-            policy: in_force::channel(policy).1,
+            policy: in_force::channel(policy, in_force::SPREAD).1,
             resolve: ResolveOptions {
                 servers: vec!["127.0.0.1:1".parse().unwrap()],
                 ..ResolveOptions::default()

@@ -91,6 +91,7 @@ pub struct Metrics {
     stale_answers: Counter,
     records_lost: Counter,
     policy: Family<PolicyLabels, Gauge>,
+    policy_differs: Family<HopLabel, Counter>,
     reload_failed: Gauge,
     credentials: Family<CredentialLabels, Gauge>,
     credentials_failed: Gauge,
@@ -109,6 +110,7 @@ impl Default for Metrics {
             stale_answers: Counter::default(),
             records_lost: Counter::default(),
             policy: Family::default(),
+            policy_differs: Family::default(),
             reload_failed: Gauge::default(),
             credentials: Family::default(),
             credentials_failed: Gauge::default(),
@@ -152,6 +154,11 @@ impl Default for Metrics {
             "policy",
             "The policy in force, by the digest of its text",
             metrics.policy.clone(),
+        );
+        registry.register(
+            "policy_differs",
+            "Connections that agent and gateway judged by different policies, by hop",
+            metrics.policy_differs.clone(),
         );
         registry.register(
             "policy_reload_failed",
@@ -253,6 +260,13 @@ impl Metrics {
             reason: reason_label(record.reason.as_ref()),
         };
         self.connections.get_or_create(&labels).inc();
+        if let (Some(ours), Some(theirs)) = (&record.policy, &record.peer_policy)
+            && ours != theirs
+        {
+            self.policy_differs
+                .get_or_create(&hop_label(record.hop))
+                .inc();
+        }
         self.add_bytes(record.hop, "to_origin", record.bytes_to_origin);
         self.add_bytes(record.hop, "to_client", record.bytes_to_client);
     }

@@ -130,6 +130,38 @@ fn a_new_policy_that_still_allows_closes_nothing() {
 }
 
 #[test]
+fn a_difference_between_the_hops_shows() {
+    let world = World::new();
+    let differs = |hop| metrics(&world, hop).contains("egress_policy_differs_total{");
+    curl(&world, EN.name, EN.v4.into()).assert_page_of(EN.name);
+    wait::until("the connection is over", || {
+        let records = world.deployment.records(Hop::Gateway).unwrap();
+        (records.len() == 1).then_some(())
+    })
+    .unwrap();
+    assert!(!differs(Hop::Agent) && !differs(Hop::Gateway));
+
+    replace(&world, Hop::Agent, WIKIPEDIA_AND_IBM);
+    curl(&world, EN.name, EN.v4.into()).assert_page_of(EN.name);
+    for hop in BOTH {
+        until_metric(
+            &world,
+            hop,
+            &format!("egress_policy_differs_total{{hop=\"{hop}\"}} 1"),
+        );
+    }
+    let records = world.finish();
+    for records in [&records.agent, &records.gateway] {
+        let record = records.last().unwrap();
+        assert_ne!(
+            record.text("policy"),
+            record.text("peer_policy"),
+            "{record}"
+        );
+    }
+}
+
+#[test]
 fn a_bad_file_changes_nothing_and_raises_an_alarm() {
     let world = World::new();
     for hop in BOTH {
