@@ -4,6 +4,7 @@ pub mod capture;
 mod connection;
 pub mod discovery;
 pub mod evidence;
+mod existing;
 mod gate;
 pub mod handover;
 pub mod listener;
@@ -172,6 +173,14 @@ impl Agent {
             cookie,
             listeners: self.listeners.clone(),
         })
+    }
+
+    pub(super) fn recorder(&self) -> &Recorder {
+        &self.shared.recorder
+    }
+
+    pub(super) fn cgroups(&self) -> &Cgroup2 {
+        &self.shared.cgroups
     }
 
     /// What a successor is given. It does not take part in the drain.

@@ -142,6 +142,16 @@ impl Cgroup2 {
         is_there.then(|| path_below(&self.mount, &path))?
     }
 
+    /// Whether the cgroup with this id is the one at `path`, or below it.
+    pub fn is_below(&self, id: u64, path: &Path) -> bool {
+        let found = self.path_of(id);
+        found.is_some_and(|found| {
+            self.mount
+                .join(found.trim_start_matches('/'))
+                .starts_with(path)
+        })
+    }
+
     /// Opens the cgroup with this id: cgroup ids are the file handles of their directories.
     fn open_by_id(&self, id: u64) -> io::Result<OwnedFd> {
         /// `FILEID_KERNFS` of the kernel's `exportfs.h`: the handle is a 64-bit node id.

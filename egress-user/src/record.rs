@@ -23,7 +23,7 @@ use crate::connection_id::ConnectionId;
 use crate::refusal::{Class, Refusal};
 use crate::workload::{Process, Workload};
 
-pub use kernel::KernelRefusal;
+pub use kernel::{ConnectedBefore, KernelRefusal};
 pub use metrics::{Metrics, TunnelEvent};
 pub use sink::{LogFormat, Recorder, SinkError, Target};
 pub use tally::{Tally, TallyRow};

@@ -98,6 +98,11 @@ impl Discovery {
         self.scopes.take_inherited()
     }
 
+    /// The programs are attached from now on; see [`Scopes::attached`].
+    pub fn attached(&mut self) {
+        self.scopes.attached();
+    }
+
     /// How many namespaces are captured.
     pub fn len(&self) -> usize {
         self.scopes.len()

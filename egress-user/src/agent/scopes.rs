@@ -9,10 +9,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::runtime::Handle;
 
 use super::capture::{Capture, CaptureError, Fallback, Scope};
+use super::existing::{self, Existing};
 use super::handover::Inherited;
 use super::listener::{self, BoundScope};
 use super::{Agent, Serving};
 use crate::netns::{Netns, NetnsCookie, NetnsError, cookie_of_current};
+use crate::record::ConnectedBefore;
+use crate::workload::Workload;
 
 /// How every namespace is captured.
 #[derive(Clone, Debug)]
@@ -23,6 +26,20 @@ pub struct ScopeOptions {
     pub other_ports: Fallback,
     /// Whether sockets that nothing redirects are refused, see [`Scope::strict`].
     pub strict: bool,
+    /// The cgroup whose processes are captured.
+    pub cgroup: PathBuf,
+    /// What becomes of connections from before.
+    pub existing: ExistingAction,
+}
+
+/// What becomes of the connections to captured ports that were there before the capture.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum ExistingAction {
+    /// They go on, and are on record.
+    #[default]
+    Keep,
+    /// They are reset.
+    Close,
 }
 
 /// Why a namespace cannot be captured.
@@ -54,6 +71,8 @@ pub struct Scopes {
     /// Namespaces that others live in as well, by inode.
     shared: HashSet<u64>,
     inherited: Option<Inherited>,
+    /// Whether the programs are attached: what connects later is judged.
+    attached: bool,
 }
 
 /// One namespace that is served.
@@ -76,6 +95,7 @@ impl Scopes {
             serving: HashMap::new(),
             shared: shared(),
             inherited: None,
+            attached: false,
         }
     }
 
@@ -151,7 +171,76 @@ impl Scopes {
             return Err(error.into());
         }
         tracing::debug!(netns = %path.display(), "captured a network namespace");
+        if self.attached {
+            self.settle_existing(inode);
+        }
         Ok(inode)
+    }
+
+    /// The programs are attached from now on. What was connected before is recorded, and ended
+    /// where that is wanted, as it will be in namespaces that are added later.
+    ///
+    /// It blocks for the time of a thread's life; not to be called on a worker.
+    pub fn attached(&mut self) {
+        self.attached = true;
+        for inode in self.inodes() {
+            self.settle_existing(inode);
+        }
+    }
+
+    fn settle_existing(&self, inode: u64) {
+        let Some(served) = self.serving.get(&inode) else {
+            return;
+        };
+        let listed = served
+            .netns
+            .on_thread(|| existing::to_ports(&self.options.ports))
+            .map_err(anyhow::Error::new)
+            .and_then(|listed| Ok(listed?));
+        let listed = listed.unwrap_or_else(|error| {
+            tracing::warn!("connections from before the capture cannot be listed: {error:#}");
+            Vec::new()
+        });
+        for found in listed {
+            if self.is_captured(&found, inode) {
+                self.settle(&found, &served.netns);
+            }
+        }
+    }
+
+    /// In a namespace that others live in too, only what is known to be of the cgroup.
+    fn is_captured(&self, found: &Existing, inode: u64) -> bool {
+        match found.cgroup {
+            Some(id) => self.agent.cgroups().is_below(id, &self.options.cgroup),
+            None => !self.shared.contains(&inode),
+        }
+    }
+
+    fn settle(&self, found: &Existing, netns: &Netns) {
+        let ended = match self.options.existing {
+            ExistingAction::Keep => false,
+            ExistingAction::Close => {
+                let ended = netns
+                    .on_thread(|| existing::end(found))
+                    .map_err(anyhow::Error::new)
+                    .and_then(|ended| Ok(ended?));
+                if let Err(error) = &ended {
+                    tracing::warn!("a connection from before the capture goes on: {error:#}");
+                }
+                ended.is_ok()
+            }
+        };
+        let cgroup = found.cgroup.and_then(|id| self.agent.cgroups().path_of(id));
+        self.agent.recorder().connected_before(ConnectedBefore {
+            client: found.client,
+            original_dst: found.original_dst,
+            workload: Workload {
+                cgroup,
+                uid: Some(found.uid),
+                ..Workload::default()
+            },
+            ended,
+        });
     }
 
     /// Guards the devices of a namespace that have come since they were last guarded; not those of

@@ -20,11 +20,13 @@ use crate::agent::capture::{self, Capture, CaptureOptions};
 use crate::agent::discovery::{Discovery, Targets};
 use crate::agent::evidence::Evidence;
 use crate::agent::handover::Inherited;
-use crate::agent::scopes::{ScopeOptions, Scopes};
+use crate::agent::scopes::{ExistingAction, ScopeOptions, Scopes};
 use crate::agent::tunnels::{Endpoint, Tunnels};
 use crate::agent::{Agent, AgentParts, Limits};
 use crate::cgroup::Cgroup2;
-use crate::config::agent::{self as config, AgentConfig, AgentOptions, CaptureConfig, fallback};
+use crate::config::agent::{
+    self as config, AgentConfig, AgentOptions, CaptureConfig, existing, fallback,
+};
 use crate::drain;
 use crate::netns::Netns;
 use crate::record::Recorder;
@@ -52,6 +54,7 @@ agent.yaml:
       - {to: [10.96.0.0/12], action: pass}                     # or refuse, redirect
       - {to: [10.96.0.10], ports: [443, 6443], action: redirect}
     strict: true                     # raw sockets and such are not even made
+    existing: keep                   # or close: connections from before the capture
     resolvers: [192.0.2.53]          # may be asked all the same; /etc/resolv.conf's when absent
     unregistered: refuse             # or pass: namespaces that are not listed
     heartbeat: 5s                    # stays closed when the agent hangs
@@ -124,6 +127,10 @@ pub(super) struct AgentArgs {
     #[arg(long, env = "EGRESS_STRICT")]
     strict: bool,
 
+    /// What becomes of connections from before the capture: keep or close [default: keep]
+    #[arg(long, env = "EGRESS_EXISTING", value_name = "keep|close", value_parser = existing)]
+    existing: Option<ExistingAction>,
+
     /// Name server that may be asked (port 53) where other ports are refused
     /// [default: those in /etc/resolv.conf]
     #[arg(
@@ -188,6 +195,7 @@ impl From<AgentArgs> for AgentOptions {
                 other_ports: args.other_ports,
                 destinations: None,
                 strict: args.strict.then_some(true),
+                existing: args.existing,
                 resolvers: args.resolvers,
                 unregistered: args.unregistered,
                 pin: args.pin,
@@ -299,6 +307,7 @@ async fn serve(config: AgentConfig, loaded: Loaded, verbose: bool) -> anyhow::Re
     let mut discovery = discover(&config.capture, agent.clone(), capture.clone(), inherited)?;
     let namespaces = discovery.len();
     attach(&capture, &config.capture)?;
+    discovery.attached();
     if let Some(inherited) = discovery.take_inherited() {
         // One that has gone meanwhile needs no word.
         if let Err(error) = inherited.done() {
@@ -386,6 +395,8 @@ fn discover(
         ports: config.ports.clone(),
         other_ports: config.other_ports,
         strict: config.strict,
+        cgroup: config.cgroup.clone(),
+        existing: config.existing,
     };
     let mut scopes = Scopes::new(agent, capture, options).inheriting(inherited);
     let targets = targets(config);

@@ -8,6 +8,7 @@ use egress_common::{Fallback, PrefixRule};
 use ipnet::IpNet;
 
 use super::{Base, Common, Needs, destinations};
+use crate::agent::scopes::ExistingAction;
 use crate::agent::tunnels::Endpoint;
 use crate::document::{Map, Mistakes, Value};
 use crate::tunnel::identity::IdPattern;
@@ -28,6 +29,24 @@ pub fn fallback(word: &str) -> Result<Fallback, String> {
     known
         .map(|(_, fallback)| *fallback)
         .ok_or_else(|| format!("`{word}` is neither pass nor refuse"))
+}
+
+/// The words for [`ExistingAction`].
+const EXISTING: &[(&str, ExistingAction)] = &[
+    ("keep", ExistingAction::Keep),
+    ("close", ExistingAction::Close),
+];
+
+/// Reads `keep` or `close`.
+///
+/// # Errors
+///
+/// A sentence for any other word.
+pub fn existing(word: &str) -> Result<ExistingAction, String> {
+    let known = EXISTING.iter().find(|(name, _)| *name == word);
+    known
+        .map(|(_, action)| *action)
+        .ok_or_else(|| format!("`{word}` is neither keep nor close"))
 }
 
 /// The word that [`fallback`] reads.
@@ -66,6 +85,8 @@ pub struct CaptureOptions {
     pub destinations: Option<Vec<(IpNet, PrefixRule)>>,
     /// Whether sockets that nothing redirects are refused.
     pub strict: Option<bool>,
+    /// What becomes of connections from before the capture.
+    pub existing: Option<ExistingAction>,
     /// Name servers that may be asked where other ports are refused.
     pub resolvers: Option<Vec<IpAddr>>,
     /// What happens in namespaces that are not served.
@@ -110,6 +131,8 @@ pub struct CaptureConfig {
     pub destinations: Vec<(IpNet, PrefixRule)>,
     /// Whether sockets that nothing redirects are refused.
     pub strict: bool,
+    /// What becomes of connections to captured ports from before the capture.
+    pub existing: ExistingAction,
     /// Name servers that may be asked where other ports are refused; those of the
     /// agent's machine when absent.
     pub resolvers: Option<Vec<IpAddr>>,
@@ -171,6 +194,7 @@ impl CaptureOptions {
             other_ports: self.other_ports.or(file.other_ports),
             destinations: self.destinations.or(file.destinations),
             strict: self.strict.or(file.strict),
+            existing: self.existing.or(file.existing),
             resolvers: self.resolvers.or(file.resolvers),
             unregistered: self.unregistered.or(file.unregistered),
             pin: self.pin.or(file.pin),
@@ -188,6 +212,7 @@ impl CaptureOptions {
             other_ports: self.other_ports.unwrap_or(Fallback::Refuse),
             destinations: self.destinations.unwrap_or_default(),
             strict: self.strict.unwrap_or(false),
+            existing: self.existing.unwrap_or_default(),
             resolvers: self.resolvers,
             unregistered: self.unregistered.unwrap_or(Fallback::Refuse),
             pin: self.pin,
@@ -219,6 +244,7 @@ fn read_capture(map: &Map<'_>) -> Option<CaptureOptions> {
         other_ports: map.optional("other_ports", |value| value.one_of(FALLBACKS)),
         destinations: map.optional("destinations", destinations::read),
         strict: map.optional("strict", Value::boolean),
+        existing: map.optional("existing", |value| value.one_of(EXISTING)),
         resolvers: map.optional("resolvers", |value| value.list(Value::ip_addr)),
         unregistered: map.optional("unregistered", |value| value.one_of(FALLBACKS)),
         pin: map.optional("pin", Value::path),

@@ -3,12 +3,20 @@
 //! JA4 itself is under the BSD 3-Clause licence; the other members of the JA4+ family are not
 //! and have no place here.
 
+use std::fmt::Write;
+
 use sha2::{Digest, Sha256};
 
 use super::{TlsVersion, is_grease};
 
 const SERVER_NAME: u16 = 0;
 const ALPN: u16 = 16;
+
+/// Of every fingerprint, in characters.
+const LENGTH: usize = 36;
+
+/// Room for the list of a usual client: sixty values of five characters.
+const USUAL_LIST: usize = 300;
 
 /// The parts of a hello that JA4 looks at. GREASE is skipped wherever it stands.
 pub(super) struct Parts<'a, S> {
@@ -42,9 +50,11 @@ pub(super) fn fingerprint<S: Iterator<Item = u16>>(parts: Parts<'_, S>) -> Strin
         .signature_algorithms
         .filter(|scheme| !is_grease(*scheme));
 
-    // `t` is TLS over TCP, the only transport here.
-    format!(
-        "t{version}{name}{ciphers:02}{extensions:02}{protocol}_{cipher_hash}_{extension_hash}",
+    let mut text = String::with_capacity(LENGTH);
+    // `t` is TLS over TCP, the only transport here. Writing to a String does not fail.
+    let _ = write!(
+        text,
+        "t{version}{name}{ciphers:02}{extensions:02}",
         version = version(parts.version),
         name = if parts.extensions.contains(&SERVER_NAME) {
             'd'
@@ -53,10 +63,23 @@ pub(super) fn fingerprint<S: Iterator<Item = u16>>(parts: Parts<'_, S>) -> Strin
         },
         ciphers = ciphers.len().min(99),
         extensions = extensions.count().min(99),
-        protocol = protocol(parts.first_protocol.unwrap_or_default()),
-        cipher_hash = hash(ciphers.iter().copied(), std::iter::empty()),
-        extension_hash = hash(hashed, signatures),
-    )
+    );
+    text.extend(protocol(parts.first_protocol.unwrap_or_default()));
+    let mut list = Vec::with_capacity(USUAL_LIST);
+    put_list(&mut list, ciphers.into_iter());
+    put_hash(&mut text, &list);
+    list.clear();
+    put_list(&mut list, hashed);
+    // Without extensions there is nothing that signatures could follow.
+    if !list.is_empty() {
+        list.push(b'_');
+        put_list(&mut list, signatures);
+        if list.last() == Some(&b'_') {
+            list.pop();
+        }
+    }
+    put_hash(&mut text, &list);
+    text
 }
 
 fn version(version: TlsVersion) -> &'static str {
@@ -73,54 +96,49 @@ fn version(version: TlsVersion) -> &'static str {
 
 /// First and last character of a protocol, or of its hexadecimal form where one of them is
 /// not alphanumeric.
-fn protocol(name: &[u8]) -> String {
+fn protocol(name: &[u8]) -> [char; 2] {
     match (name.first(), name.last()) {
         (Some(first), Some(last))
             if first.is_ascii_alphanumeric() && last.is_ascii_alphanumeric() =>
         {
-            [*first, *last].map(char::from).iter().collect()
+            [*first, *last].map(char::from)
         }
-        (Some(first), Some(last)) => format!("{:x}{:x}", first >> 4, last & 0x0f),
-        _ => "00".to_owned(),
+        (Some(first), Some(last)) => {
+            [first >> 4, last & 0x0f].map(|value| char::from(digit(value)))
+        }
+        _ => ['0', '0'],
     }
 }
 
-/// The first twelve hexadecimal digits of the SHA-256 of `main` and, after an underscore,
-/// `after`; zeros where `main` is empty.
-fn hash(main: impl Iterator<Item = u16>, after: impl Iterator<Item = u16>) -> String {
-    let mut digest = Sha256::new();
-    if !feed(&mut digest, b"", main) {
-        return "0".repeat(12);
+/// Appends an underscore and the first twelve hexadecimal digits of the list's SHA-256; zeros where
+/// it is empty.
+fn put_hash(text: &mut String, list: &[u8]) {
+    text.push('_');
+    if list.is_empty() {
+        text.push_str("000000000000");
+        return;
     }
-    feed(&mut digest, b"_", after);
-    digest
-        .finalize()
-        .iter()
-        .take(6)
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
+    for byte in Sha256::digest(list).iter().take(6) {
+        text.extend([byte >> 4, byte & 0x0f].map(|value| char::from(digit(value))));
+    }
 }
 
-/// Hashes `before` and the values in hexadecimal with commas between them; nothing, and
-/// `false`, if there are no values.
-fn feed(digest: &mut Sha256, before: &[u8], values: impl Iterator<Item = u16>) -> bool {
-    let mut separator = before;
-    let mut any = false;
-    for value in values {
-        digest.update(separator);
-        digest.update(hex(value));
-        separator = b",";
-        any = true;
+/// Appends the values in hexadecimal with commas between them.
+fn put_list(list: &mut Vec<u8>, values: impl Iterator<Item = u16>) {
+    for (index, value) in values.enumerate() {
+        if index > 0 {
+            list.push(b',');
+        }
+        let [high, low] = value.to_be_bytes();
+        list.extend([high >> 4, high & 0x0f, low >> 4, low & 0x0f].map(digit));
     }
-    any
 }
 
-fn hex(value: u16) -> [u8; 4] {
-    let [high, low] = value.to_be_bytes();
-    [high >> 4, high & 0x0f, low >> 4, low & 0x0f].map(|digit| match digit {
-        0..=9 => b'0' + digit,
-        _ => b'a' + digit - 10,
-    })
+fn digit(value: u8) -> u8 {
+    match value {
+        0..=9 => b'0' + value,
+        _ => b'a' + value - 10,
+    }
 }
 
 #[cfg(test)]
@@ -217,7 +235,7 @@ mod tests {
             (&[0x30, 0xab, 0xcd, 0x31], "01"),
         ];
         for (name, expected) in cases {
-            assert_eq!(protocol(name), expected, "{name:02x?}");
+            assert_eq!(String::from_iter(protocol(name)), expected, "{name:02x?}");
         }
     }
 }

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::time::Instant;
 
 use super::{ClosedBy, Hop, Record, Recorder, Verdict};
-use crate::addr::OriginalDst;
+use crate::addr::{ClientAddr, OriginalDst};
 use crate::connection_id::ConnectionId;
 use crate::workload::{Process, Workload};
 
@@ -40,6 +40,38 @@ impl Recorder {
         record.process = refusal.process;
         record.withheld = (refusal.withheld != 0).then_some(refusal.withheld);
         record.closed_by = Some(ClosedBy::Egress);
+        self.hand_over(Box::new(record));
+    }
+}
+
+/// A TCP connection that was there before the capture.
+#[derive(Clone, Debug)]
+pub struct ConnectedBefore {
+    /// The application's end.
+    pub client: ClientAddr,
+    /// The other end.
+    pub original_dst: OriginalDst,
+    /// The workload that it belongs to.
+    pub workload: Workload,
+    /// Whether it was ended.
+    pub ended: bool,
+}
+
+impl Recorder {
+    /// Writes the record of a connection that no hop has seen or will see.
+    pub fn connected_before(&self, before: ConnectedBefore) {
+        let mut record = Record::new(Hop::Kernel, ConnectionId::new(), Instant::now());
+        record.verdict = match before.ended {
+            true => Verdict::Refused,
+            false => Verdict::Allowed,
+        };
+        record.reason = Some(Cow::Borrowed("connected_before"));
+        record.protocol = Some(Cow::Borrowed("tcp"));
+        record.client = Some(before.client.to_string());
+        record.original_dst = Some(before.original_dst.to_string());
+        record.port = Some(before.original_dst.port());
+        record.workload = before.workload;
+        record.closed_by = before.ended.then_some(ClosedBy::Egress);
         self.hand_over(Box::new(record));
     }
 }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use super::{targets, trusted};
 use crate::agent::discovery::Targets;
+use crate::agent::scopes::ExistingAction;
 use crate::agent::tunnels::Endpoint;
 use crate::cli::check::Report;
 use crate::config::agent::{AgentConfig, CaptureConfig, word_of};
@@ -74,6 +75,11 @@ fn report_capture(report: &mut Report, capture: &CaptureConfig) {
     let prefixes = capture.destinations.iter().map(|(prefix, _)| prefix);
     report.list("capture.destinations", prefixes, "none");
     report.set("capture.strict", capture.strict);
+    let existing = match capture.existing {
+        ExistingAction::Keep => "keep",
+        ExistingAction::Close => "close",
+    };
+    report.set("capture.existing", existing);
     match &capture.resolvers {
         Some(resolvers) => report.list("capture.resolvers", resolvers, "none"),
         None => match resolvers::of_the_system() {
