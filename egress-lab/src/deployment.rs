@@ -141,6 +141,14 @@ impl Deployment {
         read_records(&self.home.join(format!("{hop}.jsonl")))
     }
 
+    /// The records that [another gateway](Self::another_gateway) has written so far.
+    ///
+    /// # Errors
+    /// When a line is no JSON object.
+    pub fn records_of_another(&self, port: u16) -> anyhow::Result<Vec<Record>> {
+        read_records(&self.home.join(format!("gateway-{port}.jsonl")))
+    }
+
     /// Puts another policy document in a hop's old one's place, as an editor does: by renaming.
     ///
     /// # Errors

@@ -89,6 +89,11 @@ impl Process {
         Ok(())
     }
 
+    /// Ends its standard input.
+    pub fn close_input(&mut self) {
+        self.child.stdin = None;
+    }
+
     /// What it has printed so far, standard output and error together.
     pub fn output(&self) -> String {
         let bytes = fs::read(&self.log).unwrap_or_default();

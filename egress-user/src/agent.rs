@@ -32,9 +32,9 @@ use gate::Gate;
 use listener::{BoundScope, Listener};
 use tunnels::Tunnels;
 
-/// How often warm tunnels that are stale or dead are looked for; also how old the
-/// word on whether a gateway can be reached may be.
-const SWEEP: Duration = Duration::from_secs(15);
+/// How often warm tunnels that are stale or dead are looked for, and gateways that are to be
+/// probed: no longer than their shortest ejection.
+const SWEEP: Duration = Duration::from_secs(1);
 
 /// Limits of the agent, each with its reason.
 #[derive(Clone, Debug)]

@@ -33,6 +33,10 @@ const CRATES: &[Rule] = &[
         only: &["cli", "main"],
     },
     Rule {
+        name: "fastrand",
+        only: &["agent/tunnels"],
+    },
+    Rule {
         name: "hashbrown",
         only: &["policy"],
     },
@@ -144,6 +148,7 @@ const ROOMS: &[Rule] = &[
 
 /// Rooms that judge or decode are pure: bytes and values in, values out.
 const PURE: &[&str] = &[
+    "agent/tunnels/balancer",
     "document",
     "hello",
     "policy",

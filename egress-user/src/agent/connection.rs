@@ -161,7 +161,7 @@ async fn ask_a_gateway(
     let mut tried = Tried::default();
     let mut last = None;
     loop {
-        let mut lease = match lease(shared, &tried, deadline, record).await {
+        let mut lease = match lease(shared, &mut tried, deadline, record).await {
             Ok(lease) => lease,
             // What the last one said is worth more than that there is no other.
             Err(refusal) => return Err(last.unwrap_or(refusal)),
@@ -174,20 +174,23 @@ async fn ask_a_gateway(
         let (refusal, ask_another) = match answer {
             Ok(Ok(Answer::Opened(opened))) => {
                 record.bytes_to_origin = intake.bytes.len() as u64;
+                lease.carries();
                 return Ok((lease, opened));
             }
             Ok(Ok(Answer::Refused(refusal))) => {
-                tried.answered(&lease);
-                lease.give_back();
                 let busy = refusal.class == Class::Busy;
+                lease.turned_down(&refusal, &mut tried);
                 (refusal, busy)
             }
             Ok(Err(error)) => {
-                tried.silent(&lease);
+                // An OPEN that cannot be written says nothing of the gateway.
+                if !matches!(error, TunnelError::Header(_)) {
+                    lease.went_silent(&mut tried);
+                }
                 (refusal_of(&error), error.is_loss())
             }
             Err(_) => {
-                tried.silent(&lease);
+                lease.went_silent(&mut tried);
                 (gateway_timeout(), true)
             }
         };
@@ -201,7 +204,7 @@ async fn ask_a_gateway(
 
 async fn lease(
     shared: &Shared,
-    tried: &Tried,
+    tried: &mut Tried,
     deadline: tokio::time::Instant,
     record: &mut Pending,
 ) -> Result<Lease, Refusal> {

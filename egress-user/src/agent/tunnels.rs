@@ -1,402 +1,237 @@
-//! Tunnels to the gateways: a stack of warm ones, and new ones when it is empty.
+//! Tunnels to the gateways: which gateway carries the next stream, warm tunnels to each, and new
+//! ones where none is warm.
 
-use std::fmt;
-use std::io;
-use std::str::FromStr;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+mod balancer;
+mod dial;
+mod names;
+mod pool;
+
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rustls::ClientConfig;
-use rustls::pki_types::ServerName as TlsServerName;
-use tokio::net::TcpStream;
+use tokio::task::JoinSet;
 use tokio::time::Instant;
-use tokio_rustls::TlsConnector;
-use tokio_rustls::client::TlsStream;
 
 use crate::addr::GatewayAddr;
-use crate::descriptors;
 use crate::record::{Metrics, TunnelEvent};
 use crate::refusal::{Class, Refusal};
 use crate::tunnel;
-use crate::tunnel::frame::{ResetCode, Role};
+use crate::tunnel::frame::ResetCode;
 use crate::tunnel::identity::SpiffeId;
-use crate::tunnel::stream::{Tunnel, TunnelError, tls_error, tune};
-use crate::tunnel::tls::{self, InUse, Peer, PeerError};
+use crate::tunnel::tls::{InUse, Peer};
+use names::{Age, Names};
+use pool::{Pool, Warm};
 
-/// Warm tunnels that are kept; more than this many finished streams at once
-/// close theirs. One costs about 40 KiB at each end.
-const MAX_IDLE: usize = 64;
+pub(super) use balancer::Tried;
+pub use dial::DialError;
+pub use names::Endpoint;
+pub(super) use pool::AgentTunnel;
 
-/// How long a warm tunnel may wait; shorter than the gateway's own limit, so
-/// that the agent is the one that closes.
-const IDLE_LIMIT: Duration = Duration::from_secs(120);
+/// Gateways that are tried for one connection.
+const MAX_TRIES: usize = 8;
 
-/// Time for one TCP connect and TLS handshake with one address of a gateway: a SYN that is lost is
-/// sent again after one second, and the handshake takes two round trips.
-const DIAL_LIMIT: Duration = Duration::from_secs(3);
+/// Tunnels that are made at once without a connection asking for them.
+const MAX_DIALS: usize = 32;
 
-/// Addresses of one gateway that are tried for one connection.
-const MAX_ADDRESSES: usize = 8;
-
-/// A tunnel as the agent holds it.
-pub(super) type AgentTunnel = Tunnel<TlsStream<TcpStream>>;
-
-/// A gateway as it is written in the configuration.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Endpoint {
-    /// Host name or address.
-    pub host: String,
-    /// TCP port.
-    pub port: u16,
-}
-
-impl FromStr for Endpoint {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Endpoint, String> {
-        let form = || format!("`{text}` is not HOST:PORT, such as gateway.example.org:8443");
-        let (host, port) = text.rsplit_once(':').ok_or_else(form)?;
-        let bare = host
-            .strip_prefix('[')
-            .and_then(|host| host.strip_suffix(']'));
-        if host.is_empty() || (bare.is_none() && host.contains(':')) {
-            return Err(form());
-        }
-        Ok(Endpoint {
-            host: bare.unwrap_or(host).to_owned(),
-            port: port.parse().map_err(|_| form())?,
-        })
-    }
-}
-
-impl fmt::Display for Endpoint {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.host.contains(':') {
-            write!(f, "[{}]:{}", self.host, self.port)
-        } else {
-            write!(f, "{}:{}", self.host, self.port)
-        }
-    }
-}
-
-/// Why no gateway could be reached; the last one's reason.
-#[derive(Debug, thiserror::Error)]
-pub enum DialError {
-    /// No gateway is configured.
-    #[error("no gateway is configured")]
-    NoGateway,
-    /// The gateway's name has no address.
-    #[error("gateway {0} cannot be resolved: {1}")]
-    Resolve(Endpoint, #[source] io::Error),
-    /// TCP did not come about.
-    #[error("gateway {0} cannot be reached: {1}")]
-    Connect(Endpoint, #[source] io::Error),
-    /// The TLS handshake failed.
-    #[error("gateway {0} failed the handshake: {1}")]
-    Handshake(Endpoint, #[source] io::Error),
-    /// The other side does not speak `egress/1`.
-    #[error("gateway {0} does not speak egress/1")]
-    Protocol(Endpoint),
-    /// The other side is not who or what it should be.
-    #[error("gateway {0} is no gateway: {1}")]
-    Peer(Endpoint, #[source] PeerError),
-    /// It took too long.
-    #[error("gateway {0} did not answer in time")]
-    Timeout(Endpoint),
-    /// The gateway ended the connection instead of saying whether it takes this agent.
-    #[error("gateway {0} ended the connection: {1}")]
-    Lost(Endpoint, #[source] TunnelError),
-    /// The gateway does not take this agent.
-    #[error("gateway {0} does not take this agent: {1}")]
-    Refused(Endpoint, Refusal),
-}
-
-impl DialError {
-    /// What a connection that needed a gateway is refused with.
-    pub fn refusal(&self) -> Refusal {
-        let reason = match self {
-            DialError::NoGateway => "no_gateway",
-            DialError::Resolve(..) => "gateway_unresolved",
-            DialError::Connect(_, error) if descriptors::are_spent(error) => descriptors::SPENT,
-            DialError::Connect(..) => "gateway_unreachable",
-            DialError::Handshake(_, error) => {
-                tls_error(error).map_or("gateway_handshake", tls::handshake_reason)
-            }
-            DialError::Protocol(_) => "alpn_mismatch",
-            DialError::Peer(_, error) => error.reason(),
-            DialError::Timeout(_) => "gateway_timeout",
-            DialError::Lost(_, error) => error.reason(),
-            DialError::Refused(_, refusal) => return refusal.clone(),
-        };
-        Refusal::new(Class::Unreachable, reason)
-    }
-}
-
-/// The pool.
+/// The gateways and the tunnels to them.
 pub struct Tunnels {
-    gateways: Vec<Endpoint>,
-    next: AtomicUsize,
+    names: Names,
     tls: InUse<ClientConfig>,
     metrics: Arc<Metrics>,
-    idle: Mutex<Vec<Warm>>,
+    pool: Mutex<Pool>,
+    started: Instant,
     reachable: AtomicBool,
 }
 
-struct Warm {
-    tunnel: AgentTunnel,
-    endpoint: usize,
-    gateway: GatewayAddr,
-    peer: Peer<ClientConfig>,
-    since: Instant,
-}
-
-/// The gateways that one connection has tried.
-#[derive(Default)]
-pub(super) struct Tried {
-    /// None of these again.
-    gateways: Vec<usize>,
-    /// Its warm tunnel was silent. It may be there all the same, but the others are asked first.
-    silent: Option<usize>,
-}
-
-impl Tried {
-    /// A gateway answered, and may not be asked again.
-    pub(super) fn answered(&mut self, lease: &Lease) {
-        self.gateways.push(lease.warm.endpoint);
-    }
-
-    /// A tunnel was lost, or nothing came out of it in time.
-    pub(super) fn silent(&mut self, lease: &Lease) {
-        if lease.reused {
-            self.silent = Some(lease.warm.endpoint);
-        } else {
-            self.gateways.push(lease.warm.endpoint);
-        }
-    }
-
-    fn is_empty(&self) -> bool {
-        self.gateways.is_empty() && self.silent.is_none()
-    }
-}
-
-impl Warm {
-    /// Whether it can carry another stream, with certificates that are in use and valid.
-    fn is_usable(&mut self) -> bool {
-        self.tunnel.is_usable() && self.peer.is_current()
-    }
-}
-
 impl Tunnels {
-    /// A pool that dials these gateways with this configuration.
+    /// A pool that dials these gateways with this configuration, and shows them in the metrics.
     pub fn new(
         gateways: Vec<Endpoint>,
         tls: InUse<ClientConfig>,
         metrics: Arc<Metrics>,
     ) -> Arc<Tunnels> {
-        Arc::new(Tunnels {
-            gateways,
-            next: AtomicUsize::new(0),
+        let tunnels = Arc::new(Tunnels {
+            names: Names::new(gateways),
             tls,
-            metrics,
-            idle: Mutex::default(),
+            metrics: metrics.clone(),
+            pool: Mutex::default(),
+            started: Instant::now(),
             reachable: AtomicBool::new(false),
-        })
+        });
+        let shown = Arc::downgrade(&tunnels);
+        metrics.gateways(move || {
+            let shown = shown.upgrade();
+            shown.map_or_else(Vec::new, |tunnels| tunnels.census())
+        });
+        tunnels
     }
 
-    /// The warmest tunnel that is still alive, or a new one. A connection that has tried one
-    /// already gets a new one, of a gateway that it has not tried.
-    pub(super) async fn lease(self: &Arc<Self>, tried: &Tried) -> Result<Lease, DialError> {
-        if tried.is_empty()
-            && let Some(warm) = self.take_warm()
-        {
-            self.metrics.tunnel(TunnelEvent::Reused);
-            return Ok(self.lend(warm, true));
-        }
-        let warm = self.dial_any(tried).await?;
-        Ok(self.lend(warm, false))
-    }
-
-    /// Whether, the last time that it was tried, a gateway said that it takes this agent. A handshake
-    /// is no such word: in TLS 1.3 the agent's side of it ends before the gateway has seen the
-    /// agent's certificate.
-    pub fn is_reachable(&self) -> bool {
-        self.reachable.load(Ordering::Relaxed)
-    }
-
-    /// Closes what has been idle for too long or has died, and makes a new tunnel
-    /// when none is left warm: the next connection finds one, and whether a gateway
-    /// can be reached is known before it comes.
-    pub(super) async fn refresh(&self) {
-        let left = {
-            let mut idle = self.lock();
-            idle.retain_mut(|warm| warm.since.elapsed() < IDLE_LIMIT && warm.is_usable());
-            idle.len()
-        };
-        if left > 0 {
-            return;
-        }
-        match self.dial_ready().await {
-            Ok(warm) => self.keep(warm),
-            Err(error) => self.note_reachable(Err(&error)),
-        }
-    }
-
-    /// A tunnel of the first gateway that says that it takes this agent.
-    async fn dial_ready(&self) -> Result<Warm, DialError> {
-        let mut tried = Tried::default();
-        loop {
-            let mut warm = self.dial_any(&tried).await?;
-            let Some(endpoint) = self.gateways.get(warm.endpoint).cloned() else {
-                return Err(DialError::NoGateway);
+    /// A warm tunnel of the gateway that has the least to do of two, or a new one. Gateways that
+    /// cannot be reached are added to `tried`.
+    pub(super) async fn lease(self: &Arc<Self>, tried: &mut Tried) -> Result<Lease, DialError> {
+        let mut last = None;
+        let mut looked_up = false;
+        while tried.count() < MAX_TRIES {
+            let taken = self.lock().take(self.now(), tried);
+            let Some((gateway, warm)) = taken else {
+                // What names lead to may have changed, or was never looked up.
+                if looked_up {
+                    break;
+                }
+                looked_up = true;
+                let error = self.look_up(Age::Suspect).await;
+                last = last.or(error);
+                continue;
             };
-            let error = match tokio::time::timeout(DIAL_LIMIT, warm.tunnel.ready()).await {
-                Ok(Ok(Ok(()))) => return Ok(warm),
-                Ok(Ok(Err(refusal))) => DialError::Refused(endpoint, refusal),
-                Ok(Err(error)) => DialError::Lost(endpoint, error),
-                Err(_) => DialError::Timeout(endpoint),
+            let place = Place {
+                gateway,
+                tunnels: self.clone(),
             };
-            self.metrics.tunnel(TunnelEvent::Failed);
-            tried.gateways.push(warm.endpoint);
-            if tried.gateways.len() >= self.gateways.len() {
-                return Err(error);
-            }
-        }
-    }
-
-    /// Notes whether gateways take this agent, and says so when it changes.
-    fn note_reachable(&self, dialled: Result<(), &DialError>) {
-        let before = self.reachable.swap(dialled.is_ok(), Ordering::Relaxed);
-        match dialled {
-            Ok(()) if !before => tracing::info!("a gateway takes this agent"),
-            Ok(()) => {}
-            Err(error) if before => {
-                let reason = error.refusal().reason;
-                tracing::warn!(%reason, "no gateway takes this agent");
-            }
-            Err(error) => tracing::debug!(%error, "no gateway takes this agent"),
-        }
-    }
-
-    fn take_warm(&self) -> Option<Warm> {
-        let mut idle = self.lock();
-        while let Some(mut warm) = idle.pop() {
-            if warm.is_usable() {
-                return Some(warm);
-            }
-        }
-        None
-    }
-
-    /// Keeps a tunnel that can carry another stream, whose gateway so takes this agent.
-    fn keep(&self, mut warm: Warm) {
-        self.note_reachable(Ok(()));
-        warm.since = Instant::now();
-        let mut idle = self.lock();
-        if idle.len() < MAX_IDLE {
-            idle.push(warm);
-        }
-    }
-
-    fn lend(self: &Arc<Self>, warm: Warm, reused: bool) -> Lease {
-        Lease {
-            warm,
-            reused,
-            pool: self.clone(),
-        }
-    }
-
-    /// Dials the gateways that were not tried, each once, beginning with the next in turn.
-    async fn dial_any(&self, tried: &Tried) -> Result<Warm, DialError> {
-        let mut last = DialError::NoGateway;
-        for (index, endpoint) in self.in_turn(tried) {
-            match self.dial(index, endpoint).await {
-                Ok(warm) => {
-                    self.metrics.tunnel(TunnelEvent::Opened);
-                    return Ok(warm);
+            match self.warm_or_dial(gateway, warm).await {
+                Ok((warm, reused)) => {
+                    return Ok(Lease {
+                        warm,
+                        reused,
+                        place,
+                    });
                 }
                 Err(error) => {
-                    self.metrics.tunnel(TunnelEvent::Failed);
                     tracing::debug!(%error, "a gateway cannot be used");
-                    last = error;
+                    tried.exclude(gateway);
+                    last = Some(error);
                 }
             }
         }
-        if tried.is_empty() {
-            self.note_reachable(Err(&last));
-        }
-        Err(last)
+        Err(last.unwrap_or(DialError::NoGateway))
     }
 
-    fn in_turn(&self, tried: &Tried) -> Vec<(usize, &Endpoint)> {
-        let first = self.next.fetch_add(1, Ordering::Relaxed) % self.gateways.len().max(1);
-        let (before, after) = self.gateways.split_at(first);
-        let in_turn = (first..).zip(after).chain((0..).zip(before));
-        let mut untried: Vec<_> = in_turn
-            .filter(|(index, _)| !tried.gateways.contains(index))
-            .collect();
-        untried.sort_by_key(|(index, _)| tried.silent == Some(*index));
-        untried
+    /// Whether the last word of any gateway was that it takes this agent. A handshake is no such
+    /// word: in TLS 1.3 the agent's side of it ends before the gateway has seen the agent's
+    /// certificate.
+    pub fn is_reachable(&self) -> bool {
+        self.lock().balancer.is_reachable()
     }
 
-    async fn dial(&self, index: usize, endpoint: &Endpoint) -> Result<Warm, DialError> {
-        let addrs = tokio::net::lookup_host((endpoint.host.as_str(), endpoint.port));
-        let addrs = tokio::time::timeout(DIAL_LIMIT, addrs)
-            .await
-            .map_err(|_| DialError::Timeout(endpoint.clone()))?
-            .map_err(|error| DialError::Resolve(endpoint.clone(), error))?;
-        let none = io::Error::from(io::ErrorKind::NotFound);
-        let mut last = DialError::Connect(endpoint.clone(), none);
-        for addr in addrs.take(MAX_ADDRESSES) {
-            let dialled = self.dial_one(index, endpoint, GatewayAddr::new(addr));
-            match tokio::time::timeout(DIAL_LIMIT, dialled).await {
-                Ok(Ok(warm)) => return Ok(warm),
-                Ok(Err(error)) => last = error,
-                Err(_) => last = DialError::Timeout(endpoint.clone()),
-            }
-        }
-        Err(last)
-    }
-
-    async fn dial_one(
-        &self,
-        index: usize,
-        endpoint: &Endpoint,
-        gateway: GatewayAddr,
-    ) -> Result<Warm, DialError> {
-        let connected = async {
-            let socket = TcpStream::connect(gateway.get()).await?;
-            tune(&socket)?;
-            Ok(socket)
+    /// One round of upkeep: names that are due are looked up; what has been idle for too long, has
+    /// died or is too much is closed; and a tunnel is made to each gateway that has none warm, or
+    /// is to be probed. The next connection finds one, and whether a gateway can be reached is known
+    /// before it comes.
+    pub(super) async fn refresh(self: &Arc<Self>) {
+        self.look_up(Age::Usual).await;
+        let wanting = {
+            let mut pool = self.lock();
+            pool.sweep(self.now());
+            pool.wanting(self.now())
         };
-        let socket = connected
-            .await
-            .map_err(|error| DialError::Connect(endpoint.clone(), error))?;
-        // The name is not sent: identity is the SPIFFE ID, checked by the verifier.
-        let name = TlsServerName::IpAddress(gateway.ip().into());
-        let handshake = self.tls.now();
-        let stream = TlsConnector::from(handshake.config())
-            .connect(name, socket)
-            .await
-            .map_err(|error| DialError::Handshake(endpoint.clone(), error))?;
-        let (_, session) = stream.get_ref();
-        if session.alpn_protocol() != Some(tunnel::ALPN) {
-            return Err(DialError::Protocol(endpoint.clone()));
+        let mut dials = JoinSet::new();
+        for gateway in wanting.into_iter().take(MAX_DIALS) {
+            let tunnels = self.clone();
+            dials.spawn(async move { tunnels.make_warm(gateway).await });
         }
-        let peer = handshake
-            .peer(session.peer_certificates().unwrap_or_default())
-            .map_err(|error| DialError::Peer(endpoint.clone(), error))?;
-        Ok(Warm {
-            tunnel: Tunnel::new(stream, Role::Agent),
-            endpoint: index,
-            gateway,
-            peer,
-            since: Instant::now(),
-        })
+        dials.join_all().await;
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Warm>> {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    async fn make_warm(&self, gateway: GatewayAddr) {
+        match dial::dial_ready(gateway, &self.tls).await {
+            Ok(warm) => {
+                self.metrics.tunnel(TunnelEvent::Opened);
+                self.note(None, |pool, now| {
+                    pool.balancer.worked(gateway, true);
+                    pool.keep(warm, now);
+                });
+            }
+            Err(error) => self.note_failed(gateway, &error),
+        }
+    }
+
+    async fn warm_or_dial(
+        &self,
+        gateway: GatewayAddr,
+        warm: Option<Warm>,
+    ) -> Result<(Warm, bool), DialError> {
+        if let Some(warm) = warm {
+            self.metrics.tunnel(TunnelEvent::Reused);
+            return Ok((warm, true));
+        }
+        let dialled = dial::dial(gateway, &self.tls).await;
+        match &dialled {
+            Ok(_) => self.metrics.tunnel(TunnelEvent::Opened),
+            Err(error) => self.note_failed(gateway, error),
+        }
+        Ok((dialled?, false))
+    }
+
+    /// Looks up the names if they are due; the error is of one that has no address.
+    async fn look_up(&self, age: Age) -> Option<DialError> {
+        let answer = self.names.look_up(age).await?;
+        if let Some(error) = &answer.error {
+            tracing::debug!(%error, "a gateway's name cannot be looked up");
+        }
+        self.note(answer.error.as_ref(), |pool, _| {
+            pool.balancer.list(&answer.addresses);
+        });
+        answer.error
+    }
+
+    fn note_failed(&self, gateway: GatewayAddr, error: &DialError) {
+        self.metrics.tunnel(TunnelEvent::Failed);
+        if !error.is_own() {
+            self.note(Some(error), |pool, now| {
+                pool.balancer.failed(gateway, now);
+            });
+        }
+    }
+
+    /// Changes what is known of the gateways, and says so when whether any takes this agent has
+    /// changed with it.
+    fn note(&self, error: Option<&DialError>, change: impl FnOnce(&mut Pool, Duration)) {
+        let (before, after) = {
+            let mut pool = self.lock();
+            change(&mut pool, self.now());
+            let reachable = pool.balancer.is_reachable();
+            (self.reachable.swap(reachable, Ordering::Relaxed), reachable)
+        };
+        let reason = error.map(|error| error.refusal().reason);
+        match (before, after) {
+            (false, true) => tracing::info!("a gateway takes this agent"),
+            (true, false) => {
+                tracing::warn!(reason = reason.as_deref(), "no gateway takes this agent")
+            }
+            (true, true) | (false, false) => {}
+        }
+    }
+
+    /// How many gateways there are of each kind, for the metrics.
+    fn census(&self) -> Vec<(&'static str, usize)> {
+        let census = self.lock().balancer.census(self.now());
+        vec![
+            ("live", census.live),
+            ("busy", census.busy),
+            ("draining", census.draining),
+            ("ejected", census.ejected),
+        ]
+    }
+
+    fn now(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Pool> {
+        self.pool.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A stream's place at a gateway; counted until it is dropped.
+struct Place {
+    gateway: GatewayAddr,
+    tunnels: Arc<Tunnels>,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.tunnels.lock().balancer.release(self.gateway);
     }
 }
 
@@ -404,12 +239,12 @@ impl Tunnels {
 pub(super) struct Lease {
     warm: Warm,
     reused: bool,
-    pool: Arc<Tunnels>,
+    place: Place,
 }
 
 impl Lease {
     pub(super) fn gateway(&self) -> GatewayAddr {
-        self.warm.gateway
+        self.place.gateway
     }
 
     pub(super) fn peer(&self) -> &SpiffeId {
@@ -425,10 +260,49 @@ impl Lease {
         &mut self.warm.tunnel
     }
 
+    /// The gateway carries the stream.
+    pub(super) fn carries(&self) {
+        self.note(|pool, _| pool.balancer.worked(self.gateway(), !self.reused));
+    }
+
+    /// The gateway has answered that it does not carry the stream; it is not asked again.
+    pub(super) fn turned_down(self, refusal: &Refusal, tried: &mut Tried) {
+        let gateway = self.gateway();
+        tried.exclude(gateway);
+        self.note(|pool, now| match refusal.class {
+            Class::Busy if refusal.reason == tunnel::DRAINING => pool.drains(gateway, now),
+            Class::Busy => pool.balancer.busy(gateway, now),
+            _ if self.warm.tunnel.is_refused() => pool.balancer.failed(gateway, now),
+            _ => pool.balancer.worked(gateway, !self.reused),
+        });
+        self.give_back();
+    }
+
+    /// The tunnel was lost, or nothing came out of it in time. What was warm may have died alone;
+    /// the gateway is asked once more, but after the others.
+    pub(super) fn went_silent(self, tried: &mut Tried) {
+        let gateway = self.gateway();
+        if self.reused {
+            tried.silent(gateway);
+        } else {
+            tried.exclude(gateway);
+        }
+        self.note(|pool, now| pool.balancer.failed(gateway, now));
+    }
+
     /// Back into the pool, if the stream ended in good order.
     pub(super) fn give_back(self) {
-        if self.warm.tunnel.may_open() {
-            self.pool.keep(self.warm);
+        let Lease { warm, place, .. } = self;
+        let tunnels = place.tunnels.clone();
+        let gateway = place.gateway;
+        // First the place, then the tunnel: what the stream took is room for it.
+        drop(place);
+        let mut pool = tunnels.lock();
+        let now = tunnels.now();
+        if warm.tunnel.may_open() {
+            pool.keep(warm, now);
+        } else if warm.tunnel.is_draining() {
+            pool.drains(gateway, now);
         }
     }
 
@@ -439,33 +313,8 @@ impl Lease {
         // A gateway that cannot be told sees the connection close.
         let _ = tokio::time::timeout(Duration::from_millis(100), told).await;
     }
-}
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn endpoints_by_name_and_address() {
-        for text in [
-            "gateway.example.org:8443",
-            "192.0.2.1:8443",
-            "[2001:db8::1]:8443",
-        ] {
-            assert_eq!(text.parse::<Endpoint>().unwrap().to_string(), text);
-        }
-        for text in [
-            "gateway",
-            ":8443",
-            "gateway:",
-            "gateway:x",
-            "2001:db8::1:8443",
-            "",
-        ] {
-            assert!(
-                text.parse::<Endpoint>().unwrap_err().contains("HOST:PORT"),
-                "{text}"
-            );
-        }
+    fn note(&self, change: impl FnOnce(&mut Pool, Duration)) {
+        self.place.tunnels.note(None, change);
     }
 }

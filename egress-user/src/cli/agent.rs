@@ -76,7 +76,7 @@ pub(super) struct AgentArgs {
     #[command(flatten)]
     common: CommonArgs,
 
-    /// Gateway to carry connections to; several are tried in turn
+    /// Gateway to carry connections to; several, or a name of several addresses, share the load
     #[arg(
         long,
         env = "EGRESS_GATEWAYS",

@@ -10,7 +10,7 @@ use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetri
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::{ConstCounter, Counter};
 use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::registry::Registry;
 
 use super::{Hop, Record};
@@ -41,6 +41,11 @@ struct TunnelLabels {
 #[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
 struct KernelLabels {
     judgement: &'static str,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+struct GatewayLabels {
+    state: &'static str,
 }
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
@@ -192,6 +197,15 @@ impl Metrics {
         self.lock().register_collector(Box::new(collector));
     }
 
+    /// Adds how many gateways there are in each state, which is asked at every scrape.
+    pub fn gateways(
+        &self,
+        census: impl Fn() -> Vec<(&'static str, usize)> + Send + Sync + 'static,
+    ) {
+        let collector = Gateways(Box::new(census));
+        self.lock().register_collector(Box::new(collector));
+    }
+
     /// The exposition in Prometheus' text format.
     pub fn encode(&self) -> String {
         let mut text = String::new();
@@ -303,6 +317,27 @@ impl Collector for KernelCounters {
         for (judgement, count) in (self.0)() {
             let labels = KernelLabels { judgement };
             ConstCounter::new(count).encode(family.encode_family(&labels)?)?;
+        }
+        Ok(())
+    }
+}
+
+struct Gateways(Box<dyn Fn() -> Vec<(&'static str, usize)> + Send + Sync>);
+
+impl fmt::Debug for Gateways {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Gateways")
+    }
+}
+
+impl Collector for Gateways {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let help = "Gateways that the agent knows, by whether it uses them";
+        let mut family = encoder.encode_descriptor("gateways", help, None, MetricType::Gauge)?;
+        for (state, count) in (self.0)() {
+            let labels = GatewayLabels { state };
+            let count = i64::try_from(count).unwrap_or(i64::MAX);
+            ConstGauge::new(count).encode(family.encode_family(&labels)?)?;
         }
         Ok(())
     }

@@ -12,7 +12,7 @@ use crate::drain;
 use crate::hello::ServerName;
 use crate::tunnel::frame::{FrameHeader, Opened, Role};
 use crate::tunnel::header::OpenHeader;
-use crate::tunnel::stream::Answer;
+use crate::tunnel::stream::{Answer, Idle};
 use crate::workload::Workload;
 
 type Wire = BufReader<DuplexStream>;
@@ -242,7 +242,7 @@ async fn the_tunnel_carries_one_stream_after_another() {
         let ends = path.ended().await;
         (agent, gateway) = (ends.0.0, ends.1.0);
         assert!(agent.is_idle() && gateway.is_idle());
-        assert!(agent.is_usable());
+        assert_eq!(agent.look(), Idle::Usable);
     }
 }
 

@@ -92,6 +92,17 @@ pub enum Answer {
     Refused(Refusal),
 }
 
+/// What an idle tunnel is good for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Idle {
+    /// Another stream.
+    Usable,
+    /// Nothing: the gateway asked for no further stream.
+    Draining,
+    /// Nothing: the peer has closed it, or has sent something unasked.
+    Gone,
+}
+
 /// What arrives while a stream is open.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Incoming {
@@ -136,15 +147,29 @@ impl<T: Transport> Tunnel<T> {
         self.order.may_open()
     }
 
-    /// Looks at an idle tunnel without waiting: false once the peer has closed
-    /// it, asked for no more streams, or sent anything else unasked.
-    pub fn is_usable(&mut self) -> bool {
-        let mut cx = Context::from_waker(std::task::Waker::noop());
-        self.order.may_open()
-            && !self.given_up
-            && Pin::new(&mut self.transport)
-                .poll_fill_buf(&mut cx)
-                .is_pending()
+    /// Whether the gateway asked for no further stream.
+    pub fn is_draining(&self) -> bool {
+        self.order.is_draining()
+    }
+
+    /// Whether the gateway does not take this agent at all.
+    pub fn is_refused(&self) -> bool {
+        self.order.is_refused()
+    }
+
+    /// Looks at an idle tunnel without waiting.
+    pub fn look(&mut self) -> Idle {
+        if !self.given_up && self.order.may_open() {
+            let mut cx = Context::from_waker(std::task::Waker::noop());
+            match self.poll_frame(&mut cx) {
+                Poll::Pending => return Idle::Usable,
+                Poll::Ready(Ok(Some(_))) if self.is_draining() => return Idle::Draining,
+                Poll::Ready(_) => {}
+            }
+        } else if self.is_draining() {
+            return Idle::Draining;
+        }
+        Idle::Gone
     }
 
     /// Waits until the gateway says that it takes this agent's streams, or that it does not.

@@ -1,0 +1,143 @@
+//! One new tunnel to one address of a gateway.
+
+use std::io;
+use std::time::Duration;
+
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName as TlsServerName;
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout};
+use tokio_rustls::TlsConnector;
+
+use super::names::Endpoint;
+use super::pool::Warm;
+use crate::addr::GatewayAddr;
+use crate::descriptors;
+use crate::refusal::{Class, Refusal};
+use crate::tunnel;
+use crate::tunnel::frame::Role;
+use crate::tunnel::stream::{Tunnel, TunnelError, tls_error, tune};
+use crate::tunnel::tls::{self, InUse, PeerError};
+
+/// Time for one TCP connect and TLS handshake with one address of a gateway: a SYN that is lost is
+/// sent again after one second, and the handshake takes two round trips.
+const DIAL_LIMIT: Duration = Duration::from_secs(3);
+
+/// Why no gateway could be reached; the last one's reason.
+#[derive(Debug, thiserror::Error)]
+pub enum DialError {
+    /// No gateway is configured.
+    #[error("no gateway is configured")]
+    NoGateway,
+    /// The gateway's name has no address.
+    #[error("gateway {0} cannot be resolved: {1}")]
+    Resolve(Endpoint, #[source] io::Error),
+    /// TCP did not come about.
+    #[error("gateway {0} cannot be reached: {1}")]
+    Connect(GatewayAddr, #[source] io::Error),
+    /// The TLS handshake failed.
+    #[error("gateway {0} failed the handshake: {1}")]
+    Handshake(GatewayAddr, #[source] io::Error),
+    /// The other side does not speak `egress/1`.
+    #[error("gateway {0} does not speak egress/1")]
+    Protocol(GatewayAddr),
+    /// The other side is not who or what it should be.
+    #[error("gateway {0} is no gateway: {1}")]
+    Peer(GatewayAddr, #[source] PeerError),
+    /// It took too long.
+    #[error("gateway {0} did not answer in time")]
+    Timeout(GatewayAddr),
+    /// The gateway ended the connection instead of saying whether it takes this agent.
+    #[error("gateway {0} ended the connection: {1}")]
+    Lost(GatewayAddr, #[source] TunnelError),
+    /// The gateway does not take this agent.
+    #[error("gateway {0} does not take this agent: {1}")]
+    Refused(GatewayAddr, Refusal),
+}
+
+impl DialError {
+    /// What a connection that needed a gateway is refused with.
+    pub fn refusal(&self) -> Refusal {
+        let reason = match self {
+            DialError::NoGateway => "no_gateway",
+            DialError::Resolve(..) => "gateway_unresolved",
+            DialError::Connect(_, error) if descriptors::are_spent(error) => descriptors::SPENT,
+            DialError::Connect(..) => "gateway_unreachable",
+            DialError::Handshake(_, error) => {
+                tls_error(error).map_or("gateway_handshake", tls::handshake_reason)
+            }
+            DialError::Protocol(_) => "alpn_mismatch",
+            DialError::Peer(_, error) => error.reason(),
+            DialError::Timeout(_) => "gateway_timeout",
+            DialError::Lost(_, error) => error.reason(),
+            DialError::Refused(_, refusal) => return refusal.clone(),
+        };
+        Refusal::new(Class::Unreachable, reason)
+    }
+
+    /// Whether it is this process that lacks something, so that it says nothing of the gateway.
+    pub(super) fn is_own(&self) -> bool {
+        matches!(self, DialError::Connect(_, error) if descriptors::are_spent(error))
+    }
+}
+
+/// Connects, and makes sure who is at the other end.
+///
+/// # Errors
+/// Why there is no tunnel.
+pub(super) async fn dial(
+    gateway: GatewayAddr,
+    tls: &InUse<ClientConfig>,
+) -> Result<Warm, DialError> {
+    let dialled = timeout(DIAL_LIMIT, connect(gateway, tls)).await;
+    dialled.unwrap_or(Err(DialError::Timeout(gateway)))
+}
+
+/// As [`dial`], and waits until the gateway says that it takes this agent: in TLS 1.3 the agent's
+/// side of the handshake ends before the gateway has seen the agent's certificate.
+///
+/// # Errors
+/// As [`dial`], and that the gateway does not take this agent.
+pub(super) async fn dial_ready(
+    gateway: GatewayAddr,
+    tls: &InUse<ClientConfig>,
+) -> Result<Warm, DialError> {
+    let mut warm = dial(gateway, tls).await?;
+    match timeout(DIAL_LIMIT, warm.tunnel.ready()).await {
+        Ok(Ok(Ok(()))) => Ok(warm),
+        Ok(Ok(Err(refusal))) => Err(DialError::Refused(gateway, refusal)),
+        Ok(Err(error)) => Err(DialError::Lost(gateway, error)),
+        Err(_) => Err(DialError::Timeout(gateway)),
+    }
+}
+
+async fn connect(gateway: GatewayAddr, tls: &InUse<ClientConfig>) -> Result<Warm, DialError> {
+    let connected = async {
+        let socket = TcpStream::connect(gateway.get()).await?;
+        tune(&socket)?;
+        Ok(socket)
+    };
+    let socket = connected
+        .await
+        .map_err(|error| DialError::Connect(gateway, error))?;
+    // The name is not sent: identity is the SPIFFE ID, checked by the verifier.
+    let name = TlsServerName::IpAddress(gateway.ip().into());
+    let handshake = tls.now();
+    let stream = TlsConnector::from(handshake.config())
+        .connect(name, socket)
+        .await
+        .map_err(|error| DialError::Handshake(gateway, error))?;
+    let (_, session) = stream.get_ref();
+    if session.alpn_protocol() != Some(tunnel::ALPN) {
+        return Err(DialError::Protocol(gateway));
+    }
+    let peer = handshake
+        .peer(session.peer_certificates().unwrap_or_default())
+        .map_err(|error| DialError::Peer(gateway, error))?;
+    Ok(Warm {
+        tunnel: Tunnel::new(stream, Role::Agent),
+        gateway,
+        peer,
+        since: Instant::now(),
+    })
+}
