@@ -23,7 +23,7 @@ pub const MPTCP_SOCK: &str = "MPTCP_SOCK";
 pub const PACKET_NETNS: &str = "PACKET_NETNS";
 
 /// Captured namespaces at once: several times the pods that a node can run.
-pub const SCOPES_LEN: usize = 4096;
+pub const SCOPES_LEN: usize = 16 * 1024;
 /// Guarded network devices at once: some namespaces have several.
 pub const DEVICES_LEN: usize = 4 * SCOPES_LEN;
 /// Destination prefixes.
