@@ -66,6 +66,12 @@ pub struct Discovery {
     due: Vec<(Instant, PathBuf)>,
     /// Namespaces that could not be captured, said once.
     failed: HashSet<u64>,
+    /// Namespaces that the last complete walk did not find.
+    missed: HashSet<u64>,
+    /// Something could not be read in the walk under way.
+    incomplete: bool,
+    /// That the last walk was incomplete was said.
+    blind: bool,
 }
 
 /// A directory or event file that is watched, and the target that it speaks of.
@@ -88,6 +94,9 @@ impl Discovery {
             watched: HashSet::new(),
             due: Vec::new(),
             failed: HashSet::new(),
+            missed: HashSet::new(),
+            incomplete: false,
+            blind: false,
         };
         discovery.walk();
         Ok(discovery)
@@ -174,19 +183,43 @@ impl Discovery {
         }
     }
 
-    /// Looks at everything, and releases the namespaces that are gone.
+    /// Looks at everything, and releases the namespaces that are gone: those that two walks in a
+    /// row did not find, both of which could read everything. What cannot be seen may well be there.
     fn walk(&mut self) {
+        self.incomplete = false;
         let mut alive = HashSet::new();
         let targets = self.targets.namespaces.iter().chain(&self.targets.cgroups);
         for path in targets.cloned().collect::<Vec<_>>() {
             self.look_at(&path, &mut alive);
         }
+        if self.incomplete {
+            if !std::mem::replace(&mut self.blind, true) {
+                tracing::warn!(
+                    "not everything can be read where namespaces are looked for: none is released"
+                );
+            }
+            return;
+        }
+        self.blind = false;
         self.failed.retain(|inode| alive.contains(inode));
-        for inode in self.scopes.inodes() {
-            if !alive.contains(&inode)
-                && let Err(error) = self.scopes.remove(inode)
-            {
+        let served = self.scopes.inodes().into_iter();
+        let missed: HashSet<u64> = served.filter(|inode| !alive.contains(inode)).collect();
+        for inode in missed.intersection(&self.missed) {
+            if let Err(error) = self.scopes.remove(*inode) {
                 tracing::warn!(%error, "a network namespace that is gone cannot be released");
+            }
+        }
+        self.missed = missed;
+    }
+
+    /// What was read, unless it is gone. Anything else that went wrong leaves the walk incomplete.
+    fn seen<T>(&mut self, read: io::Result<T>) -> Option<T> {
+        match read {
+            Ok(read) => Some(read),
+            Err(error) => {
+                self.incomplete |= !is_gone(&error);
+                tracing::debug!(%error, "cannot look for network namespaces");
+                None
             }
         }
     }
@@ -201,10 +234,7 @@ impl Discovery {
         };
         let changes = WatchFlags::CREATE | WatchFlags::DELETE | WatchFlags::ATTRIB;
         self.watch(folder, target, changes);
-        let Ok(entries) = fs::read_dir(folder) else {
-            return;
-        };
-        for entry in entries.flatten() {
+        for entry in self.entries(folder) {
             if fits(target, &entry.path()) {
                 self.look_at_one(&entry.path(), alive);
             }
@@ -224,23 +254,28 @@ impl Discovery {
     fn cgroup(&mut self, path: &Path, alive: &mut HashSet<u64>) {
         self.watch(path, path, WatchFlags::CREATE | WatchFlags::ONLYDIR);
         self.watch(&path.join("cgroup.events"), path, WatchFlags::MODIFY);
-        let procs = fs::read_to_string(path.join("cgroup.procs")).unwrap_or_default();
+        let procs = self.seen(fs::read_to_string(path.join("cgroup.procs")));
+        let procs = procs.unwrap_or_default();
         for pid in procs.lines().filter(|pid| *pid != "0") {
             self.capture(&Path::new("/proc").join(pid).join("ns/net"), alive);
         }
-        let Ok(entries) = fs::read_dir(path) else {
-            return;
-        };
-        for entry in entries.flatten() {
+        for entry in self.entries(path) {
             if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
                 self.cgroup(&entry.path(), alive);
             }
         }
     }
 
+    fn entries(&mut self, folder: &Path) -> Vec<fs::DirEntry> {
+        let Some(entries) = self.seen(fs::read_dir(folder)) else {
+            return Vec::new();
+        };
+        entries.filter_map(|entry| self.seen(entry)).collect()
+    }
+
     fn capture(&mut self, path: &Path, alive: &mut HashSet<u64>) {
         // Whoever is gone by now needs no scope.
-        let Ok(inode) = fs::metadata(path).map(|metadata| metadata.ino()) else {
+        let Some(inode) = self.seen(fs::metadata(path).map(|metadata| metadata.ino())) else {
             return;
         };
         let first = alive.insert(inode);
@@ -279,6 +314,15 @@ impl Discovery {
             Err(error) => tracing::debug!(%error, path = %path.display(), "cannot watch"),
         }
     }
+}
+
+/// Whether a process, cgroup or file is not there any more. The processes of a threaded cgroup, which
+/// cannot be read either, are those of the one above.
+fn is_gone(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::ENOENT | libc::ESRCH | libc::ENODEV | libc::EOPNOTSUPP)
+    )
 }
 
 fn is_pattern(path: &Path) -> bool {

@@ -277,13 +277,14 @@ impl StreamPass<'_> {
         let (quotas, now) = (&agents.quotas, Instant::now());
         let hash = agents.hasher.hash_one(name.as_str());
         let mut tables = agents.lock();
-        if let Some(agent) = tables.agents.get_mut(&self.tunnel.agent) {
-            let named = agent.usage.name(&quotas.agent, hash, now);
-            named.map_err(of_agent)?;
-        }
+        // The workload's first: what it is refused is not taken from the others of its agent.
         if let Some(workload) = tables.workloads.get_mut(&self.key) {
             let named = workload.name(&quotas.workload, hash, now);
             named.map_err(of_workload)?;
+        }
+        if let Some(agent) = tables.agents.get_mut(&self.tunnel.agent) {
+            let named = agent.usage.name(&quotas.agent, hash, now);
+            named.map_err(of_agent)?;
         }
         Ok(())
     }

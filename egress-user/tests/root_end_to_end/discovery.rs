@@ -2,7 +2,8 @@
 
 use std::process::Command;
 
-use egress_lab::{Namespace, tools};
+use egress_lab::{Namespace, Process, tools, wait};
+use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
 
 use super::clients::run;
 use super::world::{EN, IBM, Wish, World};
@@ -52,6 +53,44 @@ fn a_namespace_that_comes_later_is_captured() {
     let (agent, gateway) = records.one_each();
     assert_eq!(agent.text("verdict"), "allowed");
     assert_eq!(gateway.text("verdict"), "allowed");
+}
+
+/// An agent that cannot look for processes does not take them for gone: where unregistered
+/// namespaces pass, that would set them free.
+#[test]
+fn what_cannot_be_looked_for_stays_captured() {
+    let world = World::with(&Wish {
+        capture: &["discover: [CGROUP]", "unregistered: pass"],
+        ..Wish::default()
+    });
+    let namespace = Namespace::new().unwrap();
+    let mut sleep = Command::new("sleep");
+    sleep.arg("600");
+    world.cgroup.enter(&mut sleep).unwrap();
+    namespace.enter(&mut sleep).unwrap();
+    let _sleep = Process::start(sleep, "sleep", world.lab.directory()).unwrap();
+    let address = EN.v4.to_string();
+    let fetch = || run(&mut elsewhere(&world, &namespace, EN.name, &address));
+    // There is no way out of this namespace but the agent's.
+    wait::until("the namespace is captured", || {
+        fetch().success.then_some(())
+    })
+    .unwrap();
+
+    let agent = &world.deployment.agent;
+    let pid = Pid::from_raw(agent.id().try_into().unwrap());
+    let none = Rlimit {
+        current: Some(1),
+        ..getrlimit(Resource::Nofile)
+    };
+    let before = prlimit(pid, Resource::Nofile, none).unwrap();
+    wait::until("the agent sees nothing any more", || {
+        agent.output().contains("none is released").then_some(())
+    })
+    .unwrap();
+    prlimit(pid, Resource::Nofile, before).unwrap();
+    let answer = fetch();
+    assert!(answer.success, "{answer:#?}");
 }
 
 #[test]

@@ -126,6 +126,27 @@ fn limits_hold_for_each_agent_and_each_workload() {
 }
 
 #[test]
+fn a_workload_that_names_too_much_takes_nothing_from_the_others() {
+    let names = |limit| Quota {
+        names: Some(limit),
+        ..Quota::default()
+    };
+    let agents = agents(Quotas {
+        agent: names(2),
+        workload: names(1),
+        ..Quotas::default()
+    });
+    let tunnel = agents.admit(&id("/node/a")).unwrap();
+    let greedy = tunnel.stream(&pod("web", "a")).unwrap();
+    assert_eq!(reason(greedy.name(&name("a.example.org"))), "allowed");
+    for other in ["b.example.org", "c.example.org", "d.example.org"] {
+        assert_eq!(reason(greedy.name(&name(other))), "workload_name_limit");
+    }
+    let modest = tunnel.stream(&pod("web", "b")).unwrap();
+    assert_eq!(reason(modest.name(&name("e.example.org"))), "allowed");
+}
+
+#[test]
 fn what_is_not_used_is_forgotten() {
     let agents = agents(Quotas::default());
     let tunnel = agents.admit(&id("/node/a")).unwrap();
