@@ -11,6 +11,9 @@ const RECORD_HEADER: usize = 5;
 /// The content type of handshake records.
 const HANDSHAKE: u8 = 22;
 
+/// The content types of records that may stand anywhere: change_cipher_spec and alert.
+const BETWEEN: [u8; 2] = [20, 21];
+
 /// How a HelloRetryRequest begins: a ServerHello of any length, version 1.2, and a random that is
 /// the SHA-256 of "HelloRetryRequest" (RFC 8446 §4.1.3). The length is not compared.
 const RETRY_REQUEST: [u8; 38] = [
@@ -173,6 +176,8 @@ struct Matcher {
     header: [u8; RECORD_HEADER],
     header_len: usize,
     record_left: usize,
+    /// The current record is none of the handshake.
+    skipping: bool,
     matched: usize,
 }
 
@@ -189,6 +194,9 @@ impl Matcher {
             }
             let byte = rest.get_u8();
             self.record_left -= 1;
+            if self.skipping {
+                continue;
+            }
             let wanted = RETRY_REQUEST.get(self.matched).copied();
             if wanted != Some(byte) && !LENGTH.contains(&self.matched) {
                 return Some(false);
@@ -209,13 +217,15 @@ impl Matcher {
             *place = rest.get_u8();
             self.header_len += 1;
         }
+        let [content_type, _, _, high, low] = self.header;
+        self.skipping = BETWEEN.contains(&content_type);
+        let known = content_type == HANDSHAKE || self.skipping;
         if self.header_len < RECORD_HEADER {
-            return (self.header.first() != Some(&HANDSHAKE)).then_some(false);
+            return (!known).then_some(false);
         }
         self.header_len = 0;
-        let [content_type, _, _, high, low] = self.header;
         self.record_left = usize::from(u16::from_be_bytes([high, low]));
-        Some(content_type == HANDSHAKE && self.record_left > 0)
+        Some(known && self.record_left > 0)
     }
 }
 

@@ -132,9 +132,10 @@ impl Recorder {
     /// Whether a connection would be on record. Nothing is let out that would not be.
     ///
     /// # Errors
-    /// When so many records wait that the log seems to take none.
+    /// When the last write failed, or so many records wait that the log seems to take none.
     pub fn takes_records(&self) -> Result<(), Refusal> {
         match &self.writer {
+            Some(writer) if writer.is_failing() => Err(Refusal::new(Class::Busy, "log_unwritable")),
             Some(writer) if writer.is_stalled() => Err(Refusal::new(Class::Busy, "log_stalled")),
             _ => Ok(()),
         }

@@ -1,7 +1,7 @@
 //! The thread that writes the log, so that no connection waits for a disk.
 
 use std::io::{self, Write};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -26,6 +26,7 @@ pub(super) struct Writer {
     queue: Mutex<Option<Sender<Box<Record>>>>,
     ended: Mutex<Receiver<()>>,
     waiting: Arc<AtomicUsize>,
+    failing: Arc<AtomicBool>,
     metrics: Arc<Metrics>,
 }
 
@@ -34,6 +35,7 @@ impl Writer {
         let (sender, records) = channel();
         let (ending, ended) = channel();
         let waiting = Arc::new(AtomicUsize::new(0));
+        let failing = printer.failing.clone();
         let (queue, counters) = (waiting.clone(), metrics.clone());
         std::thread::spawn(move || {
             printer.run(&records, &queue, &counters);
@@ -44,12 +46,19 @@ impl Writer {
             queue: Mutex::new(Some(sender)),
             ended: Mutex::new(ended),
             waiting,
+            failing,
             metrics,
         }
     }
 
+    /// So many records wait that the log seems to take none.
     pub(super) fn is_stalled(&self) -> bool {
         self.waiting.load(Ordering::Relaxed) >= STALLED
+    }
+
+    /// The last write failed.
+    pub(super) fn is_failing(&self) -> bool {
+        self.failing.load(Ordering::Relaxed)
     }
 
     pub(super) fn push(&self, record: Box<Record>) {
@@ -92,7 +101,7 @@ pub(super) struct Printer {
     batch: Vec<u8>,
     /// The last write ended in the middle of a line.
     torn: bool,
-    failing: bool,
+    failing: Arc<AtomicBool>,
 }
 
 impl Printer {
@@ -103,7 +112,7 @@ impl Printer {
             painter,
             batch: Vec::with_capacity(BATCH),
             torn: false,
-            failing: false,
+            failing: Arc::default(),
         }
     }
 
@@ -146,13 +155,11 @@ impl Printer {
         let lost = rest.iter().filter(|byte| **byte == b'\n').count() - repair;
         self.torn = done.last().map_or(self.torn, |last| *last != b'\n');
         self.batch.clear();
-        match result {
-            Ok(()) => self.failing = false,
-            Err(error) if !self.failing => {
-                tracing::error!(%error, "cannot write the log: records are being lost");
-                self.failing = true;
-            }
-            Err(_) => {}
+        let failed = self.failing.swap(result.is_err(), Ordering::Relaxed);
+        if let Err(error) = result
+            && !failed
+        {
+            tracing::error!(%error, "cannot write the log: nothing is let out until it can be written");
         }
         lost as u64
     }
@@ -235,6 +242,10 @@ mod tests {
             }
             lost += printer.write();
         }
+        assert!(
+            !printer.failing.load(Ordering::Relaxed),
+            "it can be written again"
+        );
         let (whole, torn): (Vec<_>, Vec<_>) = disk
             .lines()
             .into_iter()
@@ -253,6 +264,8 @@ mod tests {
         recorder.close();
         let text = metrics.encode();
         assert!(text.contains("egress_records_lost_total 1000\n"), "{text}");
+        let refusal = recorder.takes_records().unwrap_err();
+        assert_eq!(refusal.reason, "log_unwritable");
     }
 
     /// Nobody reads the pipe for a while. No connection waits for it, it is known to be stalled,

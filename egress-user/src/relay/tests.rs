@@ -387,6 +387,18 @@ async fn a_tunnel_lost_after_the_peers_end_is_noticed() {
     ));
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_client_that_goes_ahead_does_not_wait_for_ever() {
+    let (mut agent, mut gateway) = tunnels().await;
+    open_stream(&mut agent, &mut gateway).await;
+    let (mut client, captured) = sockets().await;
+    client.write_all(&[22, 3, 3, 0, 1, 0]).await.unwrap();
+    let session = fresh_session(End::Socket);
+    let (_, carried) = spawn_session(captured, agent, session, LONG).await.unwrap();
+    assert!(matches!(carried.result, Err(RelayError::Idle)));
+    assert_eq!(carried.from_socket, 0);
+}
+
 /// Both hops watch both directions, whichever of them the tunnel is.
 #[tokio::test]
 async fn the_detour_of_the_first_flights_loses_nothing() {

@@ -51,6 +51,11 @@ impl Watch {
         flight.is_some_and(FirstFlight::awaits_server)
     }
 
+    /// Whether the client waits, wherever it is.
+    pub(super) fn waits(&self) -> bool {
+        self.client_waits(self.client)
+    }
+
     /// Whether an answer that the client waited for has come since this was last asked.
     pub(super) fn take_answer(&mut self) -> bool {
         std::mem::take(&mut self.answered)

@@ -94,7 +94,6 @@ fn early_data_passes_at_once() {
 fn any_other_answer_ends_it() {
     let answers = [
         record(HANDSHAKE, &server_hello(&[1; 32])),
-        record(21, &[2, 40]),
         b"HTTP/1.1 400 Bad Request\r\n".to_vec(),
         record(HANDSHAKE, &[]),
     ];
@@ -105,6 +104,17 @@ fn any_other_answer_ends_it() {
         assert_eq!(flight.admitted().split().len(), RECORD_HEADER + 8);
         assert!(flight.is_over(), "{answer:?}");
     }
+}
+
+/// Clients take a warning for no answer.
+#[test]
+fn a_retry_behind_an_alert_is_one() {
+    let mut flight = flight();
+    let answer = [record(21, &[1, 112]), retry()].concat();
+    flight.server_sent(&answer[..6]).unwrap();
+    flight.server_sent(&answer[6..]).unwrap();
+    let second = record(HANDSHAKE, &hello("evil.example.com"));
+    assert_eq!(flight.client_sent(&second), Err(NameChanged));
 }
 
 /// A server may cut its messages into records as it likes.
