@@ -52,6 +52,8 @@ pub struct Setup<'a> {
     pub gateway_descriptors: Option<u64>,
     /// More lines for the gateway's configuration.
     pub gateway: &'a [&'a str],
+    /// More lines for the agent's configuration.
+    pub agent: &'a [&'a str],
     /// More lines for the `capture` section of the agent; `CGROUP` stands for the cgroup's path.
     pub capture: &'a [&'a str],
     /// Ports of the gateways that the agent knows, all on the gateway's host;
@@ -363,19 +365,19 @@ pub fn without_settings(command: &mut Command) {
 }
 
 fn gateway_section(more: &[&str]) -> String {
-    let mut section = format!(
+    format!(
         "listen: 0.0.0.0:{TUNNEL_PORT}\n\
          dns: {{servers: [\"{}\"]}}\n\
-         addresses: {{allow: [\"{}\", \"{}\"]}}\n",
+         addresses: {{allow: [\"{}\", \"{}\"]}}\n{}",
         Names::ADDRESS,
         Lab::ORIGINS_V4,
         Lab::ORIGINS_V6,
-    );
-    for line in more {
-        // Writing to a string does not fail.
-        let _ = writeln!(section, "{line}");
-    }
-    section
+        lines(more),
+    )
+}
+
+fn lines(lines: &[&str]) -> String {
+    lines.iter().map(|line| format!("{line}\n")).collect()
 }
 
 fn agent_section(lab: &Lab, cgroup: &Cgroup, setup: &Setup<'_>) -> String {
@@ -383,7 +385,8 @@ fn agent_section(lab: &Lab, cgroup: &Cgroup, setup: &Setup<'_>) -> String {
     let gateways: Vec<String> = setup.gateways.iter().map(gateway).collect();
     let mut section = format!(
         "gateways: [{gateways}]\n\
-         capture:\n  cgroup: {cgroup}\n  namespaces: [{namespace}]\n",
+         {more}capture:\n  cgroup: {cgroup}\n  namespaces: [{namespace}]\n",
+        more = lines(setup.agent),
         gateways = gateways.join(", "),
         cgroup = cgroup.path().display(),
         namespace = lab.app.namespace.path().display(),

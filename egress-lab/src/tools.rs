@@ -20,6 +20,7 @@ struct Peer {
 const PEERS: &[Peer] = &[
     peer("curl", &["curl"]),
     peer("dnsmasq", &["dnsmasq-base"]),
+    peer("haproxy", &["haproxy"]),
     peer("ip", &["iproute2"]),
     peer("nft", &["nftables"]),
     Peer {
@@ -28,6 +29,7 @@ const PEERS: &[Peer] = &[
         files: &["usr/lib/nginx/modules/ngx_stream_module.so"],
     },
     peer("openssl", &["openssl"]),
+    peer("stunnel4", &["stunnel4"]),
     peer("tc", &["iproute2"]),
     peer("tcpdump", &["tcpdump"]),
 ];

@@ -8,6 +8,7 @@
 //! an idle connection holds none. As long as a second ClientHello can come,
 //! what the client sends takes a detour through the [`FirstFlight`].
 
+pub mod raw;
 mod slots;
 mod watch;
 

@@ -36,6 +36,7 @@ use crate::policy::Policy;
 use crate::record::{LogFormat, Metrics, Painter, Recorder, Tally, Target};
 use crate::resolvers;
 use crate::tunnel::identity::{IdPattern, TrustDomain};
+use crate::tunnel::raw::Protocol;
 use crate::tunnel::tls::{self, Credentials};
 use command::NotStarted;
 use keeper::Keeper;
@@ -257,7 +258,7 @@ impl Halves {
         let metrics = self.recorder.metrics().clone();
         let parts = AgentParts {
             flows: capture.flows(),
-            tunnels: Tunnels::new(vec![endpoint], tls, metrics),
+            tunnels: Tunnels::new(vec![endpoint], Protocol::Egress, tls, metrics),
             policy: self.policy,
             recorder: self.recorder,
             cgroups,

@@ -3,11 +3,12 @@
 //!
 //! [`frame`] and [`header`] are the wire format of `egress/1`, bytes in and bytes out; docs/tunnel.md
 //! specifies it. [`identity`]
-//! says who a certificate speaks for, [`tls`] turns certificate files into rustls configurations.
+//! says who a certificate speaks for, [`raw`] is what other peers speak instead, [`tls`] turns certificate files into rustls configurations.
 
 pub mod frame;
 pub mod header;
 pub mod identity;
+pub mod raw;
 mod reader;
 pub mod stream;
 pub mod tls;

@@ -38,6 +38,10 @@ mod gateways;
 mod half_close;
 #[path = "root_end_to_end/identity.rs"]
 mod identity;
+#[path = "root_end_to_end/peers.rs"]
+mod peers;
+#[path = "root_end_to_end/raw.rs"]
+mod raw;
 #[path = "root_end_to_end/refused.rs"]
 mod refused;
 #[path = "root_end_to_end/reload.rs"]

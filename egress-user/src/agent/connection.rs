@@ -21,6 +21,7 @@ use crate::refusal::{Class, Refusal};
 use crate::relay::{self, Carried, End, RelayError, Session};
 use crate::tunnel::frame::{Opened, ResetCode};
 use crate::tunnel::header::OpenHeader;
+use crate::tunnel::raw::Protocol;
 use crate::tunnel::stream::{Answer, TunnelError};
 use crate::workload::Workload;
 
@@ -111,7 +112,9 @@ async fn open(
     let admitted = intake.judge(&policy, accepted.flow.original_dst.port(), record)?;
     let header = open_header(&policy, &admitted, accepted, record);
     let (lease, opened) = ask_a_gateway(shared, &header, &intake, record).await?;
-    note_opened(record, &opened);
+    if let Some(opened) = opened {
+        note_opened(record, &opened);
+    }
     Ok(Stream {
         lease,
         admitted,
@@ -156,7 +159,7 @@ async fn ask_a_gateway(
     header: &OpenHeader,
     intake: &Intake,
     record: &mut Pending,
-) -> Result<(Lease, Opened), Refusal> {
+) -> Result<(Lease, Option<Opened>), Refusal> {
     let deadline = tokio::time::Instant::now() + shared.limits.open;
     let mut tried = Tried::default();
     let mut last = None;
@@ -168,19 +171,23 @@ async fn ask_a_gateway(
         };
         let limit = deadline.min(tokio::time::Instant::now() + shared.limits.answer);
         let started = Instant::now();
-        let asked = ask(lease.tunnel(), header, &intake.bytes);
+        let asked = ask(shared.tunnels.protocol(), lease.tunnel(), header, intake);
         let answer = tokio::time::timeout_at(limit, asked).await;
         record.timings.open = Some(started.elapsed().into());
         let (refusal, ask_another) = match answer {
-            Ok(Ok(Answer::Opened(opened))) => {
+            Ok(Ok(Asked::Carried(opened))) => {
                 record.bytes_to_origin = intake.bytes.len() as u64;
                 lease.carries();
                 return Ok((lease, opened));
             }
-            Ok(Ok(Answer::Refused(refusal))) => {
+            Ok(Ok(Asked::Refused(refusal))) => {
                 let busy = refusal.class == Class::Busy;
                 lease.turned_down(&refusal, &mut tried);
                 (refusal, busy)
+            }
+            Ok(Err(error @ TunnelError::Unanswered)) => {
+                lease.was_closed(&mut tried);
+                (refusal_of(&error), true)
             }
             Ok(Err(error)) => {
                 // An OPEN that cannot be written says nothing of the gateway.
@@ -220,13 +227,34 @@ async fn lease(
     Ok(lease)
 }
 
+/// What a gateway answered.
+enum Asked {
+    /// It carries the stream; one that speaks raw does not say whereto.
+    Carried(Option<Opened>),
+    Refused(Refusal),
+}
+
 async fn ask(
+    protocol: &Protocol,
     tunnel: &mut AgentTunnel,
     header: &OpenHeader,
-    first: &[u8],
-) -> Result<Answer, TunnelError> {
-    tunnel.open(header, first).await?;
-    tunnel.answer().await
+    intake: &Intake,
+) -> Result<Asked, TunnelError> {
+    match protocol {
+        Protocol::Egress => {
+            tunnel.open(header, &intake.bytes).await?;
+            Ok(match tunnel.answer().await? {
+                Answer::Opened(opened) => Asked::Carried(Some(opened)),
+                Answer::Refused(refusal) => Asked::Refused(refusal),
+            })
+        }
+        Protocol::Raw(options) => {
+            let header = options.proxy_header.then_some(header);
+            let mut stream = tunnel.raw();
+            stream.open(header, &intake.bytes).await?;
+            Ok(Asked::Carried(None))
+        }
+    }
 }
 
 fn gateway_timeout() -> Refusal {
@@ -265,7 +293,14 @@ async fn carry(
     let (admitted, workload) = (&stream.admitted, &record.workload);
     let interruption = relay::interruption(drain, in_force, admitted, workload, record.connection);
     let interruption = relay::or_rejected(interruption, peer);
-    let carried = relay::carry(&mut accepted.socket, tunnel, session, idle, interruption).await;
+    let socket = &mut accepted.socket;
+    let carried = match shared.tunnels.protocol() {
+        Protocol::Egress => relay::carry(socket, tunnel, session, idle, interruption).await,
+        Protocol::Raw(_) => {
+            let transport = tunnel.transport().get_mut();
+            relay::raw::carry(socket, transport, session, idle, interruption).await
+        }
+    };
     note_carried(record, &carried);
     match carried.result {
         Ok(()) => {

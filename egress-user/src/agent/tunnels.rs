@@ -20,6 +20,7 @@ use crate::refusal::{Class, Refusal};
 use crate::tunnel;
 use crate::tunnel::frame::ResetCode;
 use crate::tunnel::identity::SpiffeId;
+use crate::tunnel::raw::Protocol;
 use crate::tunnel::tls::{InUse, Peer};
 use names::{Age, Names};
 use pool::{Pool, Warm};
@@ -38,6 +39,7 @@ const MAX_DIALS: usize = 32;
 /// The gateways and the tunnels to them.
 pub struct Tunnels {
     names: Names,
+    protocol: Protocol,
     tls: InUse<ClientConfig>,
     metrics: Arc<Metrics>,
     pool: Mutex<Pool>,
@@ -46,14 +48,16 @@ pub struct Tunnels {
 }
 
 impl Tunnels {
-    /// A pool that dials these gateways with this configuration, and shows them in the metrics.
+    /// A pool that dials these gateways with this configuration, which offers the protocol's name, and shows them in the metrics.
     pub fn new(
         gateways: Vec<Endpoint>,
+        protocol: Protocol,
         tls: InUse<ClientConfig>,
         metrics: Arc<Metrics>,
     ) -> Arc<Tunnels> {
         let tunnels = Arc::new(Tunnels {
             names: Names::new(gateways),
+            protocol,
             tls,
             metrics: metrics.clone(),
             pool: Mutex::default(),
@@ -107,9 +111,14 @@ impl Tunnels {
         Err(last.unwrap_or(DialError::NoGateway))
     }
 
+    /// What is spoken with the gateways.
+    pub(super) fn protocol(&self) -> &Protocol {
+        &self.protocol
+    }
+
     /// Whether the last word of any gateway was that it takes this agent. A handshake is no such
     /// word: in TLS 1.3 the agent's side of it ends before the gateway has seen the agent's
-    /// certificate.
+    /// certificate. Only of a gateway that speaks raw nothing better is known.
     pub fn is_reachable(&self) -> bool {
         self.lock().balancer.is_reachable()
     }
@@ -123,7 +132,11 @@ impl Tunnels {
         let wanting = {
             let mut pool = self.lock();
             pool.sweep(self.now());
-            pool.wanting(self.now())
+            match self.protocol {
+                Protocol::Egress => pool.wanting(self.now()),
+                // None is ever warm, and the next connection makes its own.
+                Protocol::Raw(_) => pool.balancer.wanting(self.now(), |_| true),
+            }
         };
         let mut dials = JoinSet::new();
         for gateway in wanting.into_iter().take(MAX_DIALS) {
@@ -134,12 +147,15 @@ impl Tunnels {
     }
 
     async fn make_warm(&self, gateway: GatewayAddr) {
-        match dial::dial_ready(gateway, &self.tls).await {
+        match dial::dial_ready(gateway, &self.protocol, &self.tls).await {
             Ok(warm) => {
                 self.metrics.tunnel(TunnelEvent::Opened);
                 self.note(None, |pool, now| {
                     pool.balancer.worked(gateway, true);
-                    pool.keep(warm, now);
+                    // The raw one was to see whether the gateway is there.
+                    if self.protocol == Protocol::Egress {
+                        pool.keep(warm, now);
+                    }
                 });
             }
             Err(error) => self.note_failed(gateway, &error),
@@ -155,7 +171,7 @@ impl Tunnels {
             self.metrics.tunnel(TunnelEvent::Reused);
             return Ok((warm, true));
         }
-        let dialled = dial::dial(gateway, &self.tls).await;
+        let dialled = dial::dial(gateway, &self.protocol, &self.tls).await;
         match &dialled {
             Ok(_) => self.metrics.tunnel(TunnelEvent::Opened),
             Err(error) => self.note_failed(gateway, error),
@@ -276,6 +292,12 @@ impl Lease {
             _ => pool.balancer.worked(gateway, !self.reused),
         });
         self.give_back();
+    }
+
+    /// The gateway, which speaks raw, closed before anything came back. It may have meant this one
+    /// stream, so that it says nothing of how the gateway stands.
+    pub(super) fn was_closed(self, tried: &mut Tried) {
+        tried.exclude(self.gateway());
     }
 
     /// The tunnel was lost, or nothing came out of it in time. What was warm may have died alone;

@@ -44,6 +44,8 @@ agent.yaml:
   policy: policy.yaml
   tls: {certificate: agent.pem, key: agent-key.pem, bundle: ca.pem}   # and crl: revoked.pem
   gateways: [\"gateway.example.org:8443\"]
+  protocol: egress/1                 # or raw: mTLS alone, for HAProxy, stunnel and their like;
+                                     # with `proxy_header: true` and `alpn: NAME` if they want that
   capture:
     cgroup: /sys/fs/cgroup/workloads.slice
     namespaces: [/run/netns/job-*]   # the agent's own when this and `discover` are absent
@@ -186,6 +188,7 @@ impl From<AgentArgs> for AgentOptions {
         AgentOptions {
             common: args.common.into(),
             gateways: args.gateways,
+            protocol: None,
             gateway_id: args.gateway_id,
             capture: config::CaptureOptions {
                 cgroup: args.cgroup,
@@ -374,10 +377,14 @@ async fn beat(capture: Arc<Mutex<Capture>>, limit: Duration) {
 
 fn tunnels(config: &AgentConfig, loaded: &Loaded) -> anyhow::Result<Arc<Tunnels>> {
     let trusted = trusted(config.gateway_id.as_ref(), &loaded.credentials)?;
-    let build = Box::new(move |credentials: &_| tls::agent_end(credentials, &trusted));
+    let protocol = config.protocol.clone();
+    let build = Box::new(move |credentials: &_| {
+        tls::agent_end(credentials, &trusted).map(|end| end.speaking(&protocol))
+    });
     let tls = common::use_credentials(&config.base.tls, loaded, build)?;
     Ok(Tunnels::new(
         config.gateways.clone(),
+        config.protocol.clone(),
         tls,
         loaded.metrics.clone(),
     ))

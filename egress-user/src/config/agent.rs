@@ -12,6 +12,7 @@ use crate::agent::scopes::ExistingAction;
 use crate::agent::tunnels::Endpoint;
 use crate::document::{Map, Mistakes, Value};
 use crate::tunnel::identity::IdPattern;
+use crate::tunnel::raw::{Protocol, RawOptions};
 
 /// Longer than a healthy agent on a busy machine is ever late, shorter than people wait.
 const HEARTBEAT: Duration = Duration::from_secs(5);
@@ -62,6 +63,8 @@ pub struct AgentOptions {
     pub common: Common,
     /// Gateways to carry connections.
     pub gateways: Option<Vec<Endpoint>>,
+    /// What gateways speak.
+    pub protocol: Option<Protocol>,
     /// Who a gateway must be.
     pub gateway_id: Option<IdPattern>,
     /// What to capture.
@@ -106,6 +109,8 @@ pub struct AgentConfig {
     pub base: Base,
     /// Gateways to carry connections; at least one.
     pub gateways: Vec<Endpoint>,
+    /// What gateways speak.
+    pub protocol: Protocol,
     /// Who a gateway must be; every `/gateway/*` of the own trust domain when
     /// absent.
     pub gateway_id: Option<IdPattern>,
@@ -166,6 +171,7 @@ impl AgentConfig {
         let config = config.map(|((base, gateways), capture)| AgentConfig {
             base,
             gateways,
+            protocol: flags.protocol.or(written.protocol).unwrap_or_default(),
             gateway_id: flags.gateway_id.or(written.gateway_id),
             capture,
         });
@@ -228,11 +234,24 @@ fn read(map: &Map<'_>) -> Option<AgentOptions> {
         gateways: map.optional("gateways", |value| {
             value.non_empty_list(|item| item.parse(str::parse))
         }),
+        protocol: read_protocol(map),
         gateway_id: map.optional("gateway_id", |value| value.parse(str::parse)),
         capture: map
             .optional("capture", |value| value.map(read_capture))
             .unwrap_or_default(),
     })
+}
+
+/// `protocol`, and how raw is spoken where it is.
+fn read_protocol(map: &Map<'_>) -> Option<Protocol> {
+    let words = [("egress/1", false), ("raw", true)];
+    let is_raw = map.or("protocol", false, |value| value.one_of(&words));
+    let proxy_header = map.or("proxy_header", false, Value::boolean);
+    let alpn = map.optional("alpn", |value| value.parse(str::parse));
+    if !is_raw && (map.has("proxy_header") || map.has("alpn")) {
+        map.mistake::<()>("`proxy_header` and `alpn` mean something only with `protocol: raw`");
+    }
+    is_raw.then_some(Protocol::Raw(RawOptions { alpn, proxy_header }))
 }
 
 fn read_capture(map: &Map<'_>) -> Option<CaptureOptions> {
@@ -281,6 +300,30 @@ capture: {cgroup: /sys/fs/cgroup/kubepods}
         assert_eq!(config.capture.unregistered, Fallback::Refuse);
         assert_eq!(config.capture.ports, [443]);
         assert_eq!(config.gateways[1].host, "gw.example.org");
+    }
+
+    #[test]
+    fn raw_is_spoken_where_it_is_asked_for() {
+        let text = |more: &str| {
+            format!(
+                "policy: p.yaml\ntls: {{certificate: a.pem, key: k.pem, bundle: ca.pem}}\n\
+                 gateways: [\"haproxy.example.org:8443\"]\ncapture: {{cgroup: /c}}\n{more}\n"
+            )
+        };
+        assert_eq!(load(&text("")).unwrap().protocol, Protocol::Egress);
+        let raw = load(&text("protocol: raw\nproxy_header: true\nalpn: x")).unwrap();
+        let Protocol::Raw(raw) = raw.protocol else {
+            panic!("raw");
+        };
+        assert!(raw.proxy_header && raw.alpn.is_some());
+        for wrong in [
+            "proxy_header: true",
+            "alpn: x",
+            "protocol: tcp",
+            "protocol: raw\nalpn: egress/1",
+        ] {
+            assert!(load(&text(wrong)).is_err(), "{wrong}");
+        }
     }
 
     #[test]

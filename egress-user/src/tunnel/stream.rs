@@ -17,6 +17,7 @@ use super::frame::{
     Role,
 };
 use super::header::{HeaderError, OpenHeader};
+use super::raw::Raw;
 use super::tls;
 use crate::refusal::Refusal;
 
@@ -48,6 +49,9 @@ pub enum TunnelError {
     /// The peer ended it in the middle of a stream.
     #[error("the peer closed the tunnel in the middle of a stream")]
     Lost,
+    /// The peer ended it before anything came back, and said nothing else.
+    #[error("the peer closed the connection before anything came back")]
+    Unanswered,
     /// The peer gave up on the stream.
     #[error("the peer reset the stream: {}", .0.reason())]
     Reset(ResetCode),
@@ -62,7 +66,10 @@ pub enum TunnelError {
 impl TunnelError {
     /// Whether the connection itself is gone, and the peer did nothing wrong.
     pub fn is_loss(&self) -> bool {
-        matches!(self, TunnelError::Io(_) | TunnelError::Lost)
+        matches!(
+            self,
+            TunnelError::Io(_) | TunnelError::Lost | TunnelError::Unanswered
+        )
     }
 
     /// The reason in records.
@@ -70,6 +77,7 @@ impl TunnelError {
         match self {
             TunnelError::Io(error) => tls_error(error).map_or("tunnel_lost", tls::handshake_reason),
             TunnelError::Lost => "tunnel_lost",
+            TunnelError::Unanswered => "gateway_closed",
             TunnelError::Reset(code) => code.reason(),
             TunnelError::Frame(error) => error.reason(),
             TunnelError::Header(error) => error.reason(),
@@ -144,7 +152,7 @@ impl<T: Transport> Tunnel<T> {
 
     /// Whether a stream may be opened: no other one is, and the gateway takes streams.
     pub fn may_open(&self) -> bool {
-        self.order.may_open()
+        self.order.may_open() && !self.given_up
     }
 
     /// Whether the gateway asked for no further stream.
@@ -159,7 +167,7 @@ impl<T: Transport> Tunnel<T> {
 
     /// Looks at an idle tunnel without waiting.
     pub fn look(&mut self) -> Idle {
-        if !self.given_up && self.order.may_open() {
+        if self.may_open() {
             let mut cx = Context::from_waker(std::task::Waker::noop());
             match self.poll_frame(&mut cx) {
                 Poll::Pending => return Idle::Usable,
@@ -313,7 +321,13 @@ impl<T: Transport> Tunnel<T> {
         self.given_up = true;
     }
 
-    /// The connection underneath, for the relay to write whole frames to.
+    /// The connection as one without frames, which it is from now on.
+    pub fn raw(&mut self) -> Raw<'_, T> {
+        self.given_up = true;
+        Raw::new(&mut self.transport)
+    }
+
+    /// The connection underneath, for the relay to write to.
     pub(crate) fn transport(&mut self) -> Pin<&mut T> {
         Pin::new(&mut self.transport)
     }

@@ -24,6 +24,7 @@ use crate::tunnel::ALPN;
 use crate::tunnel::identity::{
     IdPattern, IdentityError, Moment, SpiffeId, SpiffeIdError, TrustDomain, spiffe_id_of,
 };
+use crate::tunnel::raw::Protocol;
 
 pub use self::credentials::{
     CredentialFiles, CredentialPem, Credentials, CredentialsError, CredentialsFaults,
@@ -50,6 +51,15 @@ impl<C> End<C> {
     /// The rustls configuration.
     pub fn config(&self) -> Arc<C> {
         self.config.clone()
+    }
+}
+
+impl AgentEnd {
+    /// Offers what this protocol goes by instead of `egress/1`.
+    #[must_use]
+    pub fn speaking(mut self, protocol: &Protocol) -> AgentEnd {
+        Arc::make_mut(&mut self.config).alpn_protocols = protocol.alpn();
+        self
     }
 }
 

@@ -51,6 +51,8 @@ pub(crate) struct Wish<'a> {
     pub(crate) crl: bool,
     pub(crate) agent_answers: &'a str,
     pub(crate) drain: &'a str,
+    /// More lines for the agent's configuration.
+    pub(crate) agent: &'a [&'a str],
     pub(crate) capture: &'a [&'a str],
     /// The most files that the gateway may open.
     pub(crate) gateway_descriptors: Option<u64>,
@@ -78,6 +80,7 @@ impl Default for Wish<'_> {
             crl: false,
             agent_answers: "/readyz",
             drain: "60s",
+            agent: &[],
             capture: &[],
             gateway_descriptors: None,
             gateway: &[],
@@ -262,6 +265,7 @@ fn deploy(lab: &Lab, cgroup: &Cgroup, wish: &Wish<'_>) -> Deployment {
         crl: crl.as_deref(),
         agent_answers: wish.agent_answers,
         drain: wish.drain,
+        agent: wish.agent,
         capture: wish.capture,
         gateway_descriptors: wish.gateway_descriptors,
         gateway: wish.gateway,

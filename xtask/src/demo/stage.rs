@@ -105,6 +105,7 @@ impl Stage {
             gateway: &[],
             agent_answers: "/readyz",
             drain: "10s",
+            agent: &[],
             capture: &[],
             gateways: &[TUNNEL_PORT],
         };

@@ -14,8 +14,8 @@ use super::pool::Warm;
 use crate::addr::GatewayAddr;
 use crate::descriptors;
 use crate::refusal::{Class, Refusal};
-use crate::tunnel;
 use crate::tunnel::frame::Role;
+use crate::tunnel::raw::Protocol;
 use crate::tunnel::stream::{Tunnel, TunnelError, tls_error, tune};
 use crate::tunnel::tls::{self, InUse, PeerError};
 
@@ -38,9 +38,9 @@ pub enum DialError {
     /// The TLS handshake failed.
     #[error("gateway {0} failed the handshake: {1}")]
     Handshake(GatewayAddr, #[source] io::Error),
-    /// The other side does not speak `egress/1`.
-    #[error("gateway {0} does not speak egress/1")]
-    Protocol(GatewayAddr),
+    /// The other side does not speak what the agent does.
+    #[error("gateway {0} does not speak {1}")]
+    Protocol(GatewayAddr, Protocol),
     /// The other side is not who or what it should be.
     #[error("gateway {0} is no gateway: {1}")]
     Peer(GatewayAddr, #[source] PeerError),
@@ -66,7 +66,7 @@ impl DialError {
             DialError::Handshake(_, error) => {
                 tls_error(error).map_or("gateway_handshake", tls::handshake_reason)
             }
-            DialError::Protocol(_) => "alpn_mismatch",
+            DialError::Protocol(..) => "alpn_mismatch",
             DialError::Peer(_, error) => error.reason(),
             DialError::Timeout(_) => "gateway_timeout",
             DialError::Lost(_, error) => error.reason(),
@@ -87,22 +87,30 @@ impl DialError {
 /// Why there is no tunnel.
 pub(super) async fn dial(
     gateway: GatewayAddr,
+    protocol: &Protocol,
     tls: &InUse<ClientConfig>,
 ) -> Result<Warm, DialError> {
-    let dialled = timeout(DIAL_LIMIT, connect(gateway, tls)).await;
+    let dialled = timeout(DIAL_LIMIT, connect(gateway, protocol, tls)).await;
     dialled.unwrap_or(Err(DialError::Timeout(gateway)))
 }
 
 /// As [`dial`], and waits until the gateway says that it takes this agent: in TLS 1.3 the agent's
-/// side of the handshake ends before the gateway has seen the agent's certificate.
+/// side of the handshake ends before the gateway has seen the agent's certificate. One that speaks
+/// raw says nothing of the kind; the connection is closed in good order.
 ///
 /// # Errors
 /// As [`dial`], and that the gateway does not take this agent.
 pub(super) async fn dial_ready(
     gateway: GatewayAddr,
+    protocol: &Protocol,
     tls: &InUse<ClientConfig>,
 ) -> Result<Warm, DialError> {
-    let mut warm = dial(gateway, tls).await?;
+    let mut warm = dial(gateway, protocol, tls).await?;
+    if let Protocol::Raw(_) = protocol {
+        // A gateway that does not listen sees the connection close.
+        let _ = timeout(DIAL_LIMIT, warm.tunnel.close()).await;
+        return Ok(warm);
+    }
     match timeout(DIAL_LIMIT, warm.tunnel.ready()).await {
         Ok(Ok(Ok(()))) => Ok(warm),
         Ok(Ok(Err(refusal))) => Err(DialError::Refused(gateway, refusal)),
@@ -111,7 +119,11 @@ pub(super) async fn dial_ready(
     }
 }
 
-async fn connect(gateway: GatewayAddr, tls: &InUse<ClientConfig>) -> Result<Warm, DialError> {
+async fn connect(
+    gateway: GatewayAddr,
+    protocol: &Protocol,
+    tls: &InUse<ClientConfig>,
+) -> Result<Warm, DialError> {
     let connected = async {
         let socket = TcpStream::connect(gateway.get()).await?;
         tune(&socket)?;
@@ -128,8 +140,8 @@ async fn connect(gateway: GatewayAddr, tls: &InUse<ClientConfig>) -> Result<Warm
         .await
         .map_err(|error| DialError::Handshake(gateway, error))?;
     let (_, session) = stream.get_ref();
-    if session.alpn_protocol() != Some(tunnel::ALPN) {
-        return Err(DialError::Protocol(gateway));
+    if !protocol.is_agreed(session.alpn_protocol()) {
+        return Err(DialError::Protocol(gateway, protocol.clone()));
     }
     let peer = handshake
         .peer(session.peer_certificates().unwrap_or_default())

@@ -21,6 +21,7 @@ pub(super) fn report(config: Result<AgentConfig, Mistakes>) -> Report {
     };
     let mut report = Report::default();
     report_gateways(&mut report, &config.gateways);
+    report.set("protocol", &config.protocol);
     if let Some(credentials) = report.base(&config.base) {
         let ends = trusted(config.gateway_id.as_ref(), &credentials)
             .map_err(anyhow::Error::from)
