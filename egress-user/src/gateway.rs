@@ -5,6 +5,7 @@ mod connection;
 mod dial;
 mod door;
 pub mod forbidden;
+mod raw;
 pub mod resolve;
 mod stream;
 
@@ -23,6 +24,7 @@ use crate::drain::Drain;
 use crate::farewell;
 use crate::in_force::InForce;
 use crate::record::{Recorder, TunnelEvent};
+use crate::tunnel::raw::RawAccess;
 use crate::tunnel::tls::InUse;
 use agents::{AgentRule, Agents, Quotas};
 use door::Door;
@@ -76,6 +78,8 @@ pub struct GatewayParts {
     pub listen: SocketAddr,
     /// TLS with client authentication.
     pub tls: InUse<ServerConfig>,
+    /// How those are taken who speak raw, if they are.
+    pub raw: Option<RawAccess>,
     /// Agents that may open tunnels, and for whom.
     pub agents: Vec<AgentRule>,
     /// How much each agent and each workload may take.
@@ -108,6 +112,7 @@ pub enum BindError {
 
 struct Shared {
     tls: InUse<ServerConfig>,
+    raw: Option<RawAccess>,
     agents: Arc<Agents>,
     policy: InForce,
     resolver: Resolver,
@@ -134,6 +139,7 @@ impl Gateway {
         let addr = listener.local_addr().map_err(failed)?;
         let shared = Shared {
             tls: parts.tls,
+            raw: parts.raw,
             agents: Agents::new(parts.agents, parts.quotas.within(parts.limits.tunnels)),
             policy: parts.policy,
             resolver: Resolver::new(parts.resolve)?,

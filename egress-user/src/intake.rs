@@ -17,6 +17,7 @@ use crate::policy::{Admitted, Policy, Request, Verdict};
 use crate::record::{Pending, Record};
 use crate::refusal::{Class, Refusal};
 use crate::tunnel::frame::ResetCode;
+use crate::tunnel::raw::Raw;
 use crate::tunnel::stream::{Transport, Tunnel};
 
 /// Most hellos fit; a larger one grows the buffer once or twice.
@@ -41,6 +42,13 @@ impl Source for TcpStream {
 }
 
 impl<T: Transport> Source for Tunnel<T> {
+    async fn more(&mut self, into: &mut BytesMut) -> Result<usize, Refusal> {
+        let read = self.read_data(into).await;
+        read.map_err(|error| Refusal::new(Class::Internal, error.reason()))
+    }
+}
+
+impl<T: Transport> Source for Raw<'_, T> {
     async fn more(&mut self, into: &mut BytesMut) -> Result<usize, Refusal> {
         let read = self.read_data(into).await;
         read.map_err(|error| Refusal::new(Class::Internal, error.reason()))

@@ -237,6 +237,7 @@ impl Halves {
         let evidence = Evidence::start(events, self.recorder.clone(), cgroups.clone())?;
         let identities = Identities::new()?;
         let gateway = Gateway::bind(GatewayParts {
+            raw: None,
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
             tls: tls::in_use(tls::gateway_end(&identities.gateway)?).1,
             agents: vec![AgentRule::for_everybody(IdPattern::Exactly(

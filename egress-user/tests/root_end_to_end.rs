@@ -52,5 +52,7 @@ mod retry;
 mod run;
 #[path = "root_end_to_end/silent.rs"]
 mod silent;
+#[path = "root_end_to_end/strangers.rs"]
+mod strangers;
 #[path = "root_end_to_end/upgrade.rs"]
 mod upgrade;

@@ -40,6 +40,7 @@ gateway.yaml:
   limits:                           # of this gateway; names in a minute, rate in a second
     agent: {tunnels: 4096, connections: 8000, rate: 500, names: 6000}
     workload: {connections: 4096, rate: 100, names: 600}
+  raw: {enabled: true, proxy_header: no}   # also takes mTLS without egress/1; accept, require
   dns: {servers: [192.0.2.53]}        # the system's own when absent
   addresses: {allow: [10.20.0.0/16]}  # exceptions to the forbidden ranges
   log: {file: /var/log/egress/gateway.jsonl, format: json}
@@ -110,6 +111,7 @@ impl From<GatewayArgs> for GatewayOptions {
             agents: args
                 .agents
                 .map(|ids| ids.into_iter().map(AgentRule::for_everybody).collect()),
+            raw: None,
             quotas: None,
             dns: args.dns,
             allow_addresses: args.allow_addresses,
@@ -129,6 +131,10 @@ fn report(config: Result<GatewayConfig, Mistakes>) -> Report {
     let credentials = report.base(&config.base);
     if let Some(credentials) = &credentials {
         report_agents(&mut report, config.agents, credentials);
+    }
+    match &config.raw {
+        Some(raw) => report.set("raw", raw),
+        None => report.set("raw", "not taken"),
     }
     report.set("limits.agent.tunnels", config.quotas.tunnels);
     report.set("limits.agent", config.quotas.agent);
@@ -180,10 +186,15 @@ fn agents(
 async fn serve(config: GatewayConfig) -> anyhow::Result<()> {
     let loaded = common::load(&config.base)?;
     let agents = agents(config.agents, &loaded.credentials)?;
-    let tls = common::use_credentials(&config.base.tls, &loaded, Box::new(tls::gateway_end))?;
+    let raw = config.raw.clone();
+    let build = Box::new(move |credentials: &_| {
+        tls::gateway_end(credentials).map(|end| end.taking(raw.as_ref()))
+    });
+    let tls = common::use_credentials(&config.base.tls, &loaded, build)?;
     let gateway = Gateway::bind(GatewayParts {
         listen: config.listen,
         tls,
+        raw: config.raw,
         agents,
         quotas: config.quotas,
         policy: loaded.policy,

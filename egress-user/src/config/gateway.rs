@@ -11,6 +11,7 @@ use crate::document::{Map, Mistakes, Value};
 use crate::gateway::agents::{AgentRule, Quota, Quotas};
 use crate::pins::{self, Pin};
 use crate::policy::Workloads;
+use crate::tunnel::raw::{HeaderUse, RawAccess};
 
 /// What the user wrote; everything may be absent.
 #[derive(Clone, Debug, Default)]
@@ -19,6 +20,8 @@ pub struct GatewayOptions {
     pub common: Common,
     /// Where agents connect.
     pub listen: Option<SocketAddr>,
+    /// How those are taken who speak raw; the inner one absent when they are not.
+    pub raw: Option<Option<RawAccess>>,
     /// Agents that may open tunnels, and for whom.
     pub agents: Option<Vec<AgentRule>>,
     /// How much each agent and each workload may take.
@@ -38,6 +41,8 @@ pub struct GatewayConfig {
     pub base: Base,
     /// Where agents connect.
     pub listen: SocketAddr,
+    /// How those are taken who speak raw; they are not when absent.
+    pub raw: Option<RawAccess>,
     /// Agents that may open tunnels, and for whom; every `/agent/*` of the own trust domain for
     /// everybody when absent.
     pub agents: Option<Vec<AgentRule>>,
@@ -69,6 +74,7 @@ impl GatewayConfig {
         let config = base.zip(listen).map(|(base, listen)| GatewayConfig {
             base,
             listen,
+            raw: flags.raw.or(written.raw).flatten(),
             agents: flags.agents.or(written.agents),
             quotas: flags.quotas.or(written.quotas).unwrap_or_default(),
             dns: flags.dns.or(written.dns).unwrap_or_default(),
@@ -86,6 +92,7 @@ fn read(map: &Map<'_>) -> Option<GatewayOptions> {
     Some(GatewayOptions {
         common: Common::read(map),
         listen: map.optional("listen", Value::socket_addr),
+        raw: map.optional("raw", |value| value.map(raw)),
         agents: map.optional("agents", |value| value.non_empty_list(agent)),
         quotas: map.optional("limits", |value| value.map(quotas)),
         dns: map.optional("dns", |value| {
@@ -96,6 +103,21 @@ fn read(map: &Map<'_>) -> Option<GatewayOptions> {
         }),
         resolve: map.optional("resolve", |value| value.list(|item| item.parse(str::parse))),
     })
+}
+
+fn raw(map: &Map<'_>) -> Option<Option<RawAccess>> {
+    let enabled = map.required("enabled", Value::boolean);
+    let access = RawAccess {
+        proxy_header: map.or("proxy_header", HeaderUse::default(), |value| {
+            value.one_of(&HeaderUse::WORDS)
+        }),
+        alpn: map
+            .optional("alpn", |value| {
+                value.non_empty_list(|item| item.parse(str::parse))
+            })
+            .unwrap_or_default(),
+    };
+    Some(enabled?.then_some(access))
 }
 
 /// An ID alone, or an ID with the workloads that it may speak for.
@@ -194,6 +216,29 @@ drain: 5s
         assert_eq!((config.quotas.tunnels, agent.rate), (100, Some(50)));
         assert_eq!((workload.connections, workload.names), (Some(20), Some(30)));
         assert_eq!((agent.connections, workload.rate), (None, None));
+    }
+
+    #[test]
+    fn raw_is_taken_where_it_is_asked_for() {
+        let with = |raw: &str| load(&format!("{FULL}raw: {raw}\n"));
+        assert_eq!(load(FULL).unwrap().raw, None);
+        assert_eq!(with("{enabled: false, alpn: [x]}").unwrap().raw, None);
+        let plain = with("{enabled: true}").unwrap().raw.unwrap();
+        assert_eq!(plain, RawAccess::default());
+        assert_eq!(plain.proxy_header, HeaderUse::No);
+        let raw = with("{enabled: true, proxy_header: require, alpn: [x]}");
+        let raw = raw.unwrap().raw.unwrap();
+        assert_eq!(raw.proxy_header, HeaderUse::Require);
+        assert!(raw.is_meant_by(None) && raw.is_meant_by(Some(b"x")));
+        assert!(!raw.is_meant_by(Some(b"egress/1")));
+        for wrong in [
+            "{}",
+            "true",
+            "{proxy_header: no}",
+            "{enabled: true, alpn: [egress/1]}",
+        ] {
+            assert!(with(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]

@@ -11,7 +11,7 @@ use tokio_rustls::server::TlsStream;
 use super::Shared;
 use super::agents::TunnelPass;
 use super::door::AtDoor;
-use super::stream;
+use super::{raw, stream};
 use crate::addr::AgentAddr;
 use crate::connection_id::ConnectionId;
 use crate::drain::Drain;
@@ -21,18 +21,19 @@ use crate::refusal::{Class, Refusal};
 use crate::tunnel::frame::Role;
 use crate::tunnel::header::OpenHeader;
 use crate::tunnel::identity::SpiffeId;
+use crate::tunnel::raw::RawAccess;
 use crate::tunnel::stream::{Tunnel, TunnelError, tls_error, tune};
 use crate::tunnel::tls::{Ended, Peer};
 use crate::tunnel::{self, tls};
 
 /// Time for the goodbye of a tunnel that is being closed.
-const GOODBYE: Duration = Duration::from_secs(1);
+pub(super) const GOODBYE: Duration = Duration::from_secs(1);
 
 /// A tunnel as the gateway holds it.
 pub(super) type GatewayTunnel = Tunnel<TlsStream<TcpStream>>;
 
 /// The agent at its other end.
-type AgentPeer = Peer<ServerConfig>;
+pub(super) type AgentPeer = Peer<ServerConfig>;
 
 /// Serves one agent's connection to its end.
 pub(super) async fn serve(
@@ -49,10 +50,23 @@ pub(super) async fn serve(
     };
     drop(at_door);
     let rejected = match authenticated {
-        Ok(Ok((mut tunnel, peer))) => match shared.agents.admit(peer.id()) {
-            Ok(pass) => return streams(&shared, tunnel, (peer, pass), &mut drain).await,
+        Ok(Ok((accepted, peer))) => match shared.agents.admit(peer.id()) {
+            Ok(pass) => {
+                return match accepted {
+                    Accepted::Tunnel(tunnel) => {
+                        streams(&shared, tunnel, (peer, pass), &mut drain).await;
+                    }
+                    Accepted::Raw(stream, access) => {
+                        let from = (agent, peer, pass);
+                        raw::serve(&shared, (stream, access), from, &mut drain).await;
+                    }
+                };
+            }
             Err(refusal) => {
-                turn_away(&mut tunnel, &refusal).await;
+                match accepted {
+                    Accepted::Tunnel(tunnel) => turn_away(tunnel, &refusal).await,
+                    Accepted::Raw(stream, _) => raw::turn_away(stream, &refusal).await,
+                }
                 Rejected {
                     refusal,
                     peer: Some(peer.id().clone()),
@@ -63,6 +77,14 @@ pub(super) async fn serve(
         Err(_) => Rejected::new("handshake_timeout"),
     };
     reject(&shared, started, agent, rejected);
+}
+
+/// A connection whose handshake is done.
+enum Accepted<'a> {
+    /// Of an agent.
+    Tunnel(GatewayTunnel),
+    /// Of somebody who speaks raw.
+    Raw(TlsStream<TcpStream>, &'a RawAccess),
 }
 
 /// Why an agent's connection came to nothing.
@@ -92,7 +114,7 @@ fn reject(shared: &Shared, started: Instant, agent: AgentAddr, rejected: Rejecte
 }
 
 /// Tells an agent that none of its streams will be taken, and why.
-async fn turn_away(tunnel: &mut GatewayTunnel, refusal: &Refusal) {
+async fn turn_away(mut tunnel: GatewayTunnel, refusal: &Refusal) {
     let words = async {
         tunnel.send_refused(refusal).await?;
         tunnel.close().await?;
@@ -105,7 +127,7 @@ async fn turn_away(tunnel: &mut GatewayTunnel, refusal: &Refusal) {
 async fn authenticate(
     shared: &Shared,
     socket: TcpStream,
-) -> Result<(GatewayTunnel, AgentPeer), Rejected> {
+) -> Result<(Accepted<'_>, AgentPeer), Rejected> {
     tune(&socket).map_err(|_| Rejected::new("handshake_broken_off"))?;
     let handshake = shared.tls.now();
     let accepting = TlsAcceptor::from(handshake.config()).accept(socket);
@@ -114,13 +136,21 @@ async fn authenticate(
         Rejected::new(tls_error(&error).map_or("handshake_broken_off", tls::handshake_reason))
     })?;
     let (_, session) = stream.get_ref();
-    if session.alpn_protocol() != Some(tunnel::ALPN) {
+    let agreed = session.alpn_protocol();
+    let is_agent = agreed == Some(tunnel::ALPN);
+    let raw = shared.raw.as_ref();
+    let raw = raw.filter(|raw| !is_agent && raw.is_meant_by(agreed));
+    if !is_agent && raw.is_none() {
         return Err(Rejected::new("alpn_mismatch"));
     }
     let peer = handshake
         .peer(session.peer_certificates().unwrap_or_default())
         .map_err(|error| Rejected::new(error.reason()))?;
-    Ok((Tunnel::new(stream, Role::Gateway), peer))
+    let accepted = match raw {
+        Some(access) => Accepted::Raw(stream, access),
+        None => Accepted::Tunnel(Tunnel::new(stream, Role::Gateway)),
+    };
+    Ok((accepted, peer))
 }
 
 /// Stream after stream, until the agent closes, the protocol is broken, a certificate has ended or

@@ -11,12 +11,12 @@ use super::Shared;
 use super::agents::{StreamPass, TunnelPass};
 use super::connection::{GatewayTunnel, describe};
 use super::dial::{self, Dialled};
-use crate::addr::OriginalDst;
+use crate::addr::{OriginAddr, OriginalDst};
 use crate::drain::Drain;
 use crate::hello::FirstFlight;
 use crate::in_force::InForce;
 use crate::intake::{self, Intake, IntakeError};
-use crate::policy::Admitted;
+use crate::policy::{Admitted, Digest};
 use crate::record::{ClosedBy, Hop, Pending};
 use crate::refusal::{Class, Refusal};
 use crate::relay::{self, Carried, End, RelayError, Session};
@@ -26,7 +26,7 @@ use crate::tunnel::stream::TunnelError;
 use crate::tunnel::tls::Peer;
 
 /// How a stream ended that was not carried to its own end.
-enum Ending {
+pub(super) enum Ending {
     /// Nothing of the origin was sent yet: the agent can be told.
     Refused(Refusal),
     /// In the middle.
@@ -92,11 +92,20 @@ pub(super) async fn serve(
 }
 
 /// An origin that has the hello, and the verdict that let it.
-struct Stream<'a> {
-    origin: TcpStream,
-    admitted: Admitted,
-    flight: FirstFlight,
+pub(super) struct Stream<'a> {
+    pub(super) origin: TcpStream,
+    pub(super) admitted: Admitted,
+    pub(super) flight: FirstFlight,
+    dialled: OriginAddr,
+    policy: Digest,
     _pass: StreamPass<'a>,
+}
+
+/// What the client's side says of a stream, as far as it says anything.
+pub(super) struct Claim<'a> {
+    pub(super) port: u16,
+    pub(super) original: Option<OriginalDst>,
+    pub(super) server_name: Option<&'a str>,
 }
 
 /// The rooms in their order; each takes what only the one before it can make.
@@ -115,28 +124,20 @@ async fn open<'a>(
         IntakeError::Broken(refusal) => Ending::Gone(refusal),
         other => Ending::Refused(other.refusal()),
     })?;
-    // Now, and not when it was opened: a hello may take its time.
-    let policy = in_force.now();
-    record.policy = Some(policy.digest().to_string());
-    let admitted = intake.judge(&policy, header.original.port(), record)?;
-    same_name(&admitted, header)?;
-    pass.name(admitted.name())?;
-    let Dialled { mut socket, addr } = dial(shared, &admitted, header.original, record).await?;
-    record.dialled = Some(addr.to_string());
-    send_hello(shared, &mut socket, &intake, record).await?;
+    let claim = Claim {
+        port: header.original.port(),
+        original: Some(header.original),
+        server_name: Some(&header.server_name),
+    };
+    let stream = reach(shared, pass, in_force, (intake, &claim), record).await?;
     let opened = Opened {
-        dialled: addr,
-        policy: policy.digest().to_bytes(),
+        dialled: stream.dialled,
+        policy: stream.policy.to_bytes(),
         original_resolved: record.original_dst_resolved.unwrap_or_default(),
     };
     let told = tokio::time::timeout(shared.limits.hello, tunnel.send_opened(&opened));
     match told.await {
-        Ok(Ok(())) => Ok(Stream {
-            origin: socket,
-            admitted,
-            flight: intake.flight,
-            _pass: pass,
-        }),
+        Ok(Ok(())) => Ok(stream),
         Ok(Err(error)) => Err(Ending::Gone(Refusal::new(Class::Internal, error.reason()))),
         Err(_) => Err(Ending::Gone(Refusal::new(
             Class::Internal,
@@ -145,20 +146,48 @@ async fn open<'a>(
     }
 }
 
-/// The agent says which name it judged. If the bytes say another, one of the
+/// From the hello to an origin that has it.
+pub(super) async fn reach<'a>(
+    shared: &Shared,
+    pass: StreamPass<'a>,
+    in_force: &mut InForce,
+    (intake, claim): (Intake, &Claim<'_>),
+    record: &mut Pending,
+) -> Result<Stream<'a>, Refusal> {
+    // Now, and not when it was opened: a hello may take its time.
+    let policy = in_force.now();
+    record.policy = Some(policy.digest().to_string());
+    let admitted = intake.judge(&policy, claim.port, record)?;
+    same_name(&admitted, claim)?;
+    pass.name(admitted.name())?;
+    let Dialled { mut socket, addr } = dial(shared, &admitted, claim.original, record).await?;
+    record.dialled = Some(addr.to_string());
+    send_hello(shared, &mut socket, &intake, record).await?;
+    Ok(Stream {
+        origin: socket,
+        admitted,
+        flight: intake.flight,
+        dialled: addr,
+        policy: *policy.digest(),
+        _pass: pass,
+    })
+}
+
+/// The client's side says which name it judged. If the bytes say another, one of the
 /// two hops was lied to.
-fn same_name(admitted: &Admitted, header: &OpenHeader) -> Result<(), Refusal> {
-    if admitted.name().as_str() == header.server_name {
-        Ok(())
-    } else {
-        Err(Refusal::new(Class::Malformed, "name_differs_from_header"))
+fn same_name(admitted: &Admitted, claim: &Claim<'_>) -> Result<(), Refusal> {
+    match claim.server_name {
+        Some(name) if name != admitted.name().as_str() => {
+            Err(Refusal::new(Class::Malformed, "name_differs_from_header"))
+        }
+        _ => Ok(()),
     }
 }
 
 async fn dial(
     shared: &Shared,
     admitted: &Admitted,
-    original: OriginalDst,
+    original: Option<OriginalDst>,
     record: &mut Pending,
 ) -> Result<Dialled, Refusal> {
     let deadline = tokio::time::Instant::now() + shared.limits.dial;
@@ -176,12 +205,10 @@ async fn dial(
         .map(|addr| addr.ip().to_string())
         .collect();
     record.forbidden = resolved.forbidden.iter().map(ToString::to_string).collect();
-    record.original_dst_resolved = Some(
-        resolved
-            .dialable
-            .iter()
-            .any(|addr| addr.ip() == original.ip()),
-    );
+    record.original_dst_resolved = original.map(|original| {
+        let mut dialable = resolved.dialable.iter();
+        dialable.any(|addr| addr.ip() == original.ip())
+    });
     if resolved.dialable.is_empty() {
         return Err(Refusal::new(Class::UnknownName, "forbidden_address"));
     }
@@ -238,7 +265,7 @@ async fn carry(
     }
 }
 
-fn note_carried(record: &mut Pending, carried: &Carried) {
+pub(super) fn note_carried(record: &mut Pending, carried: &Carried) {
     record.bytes_to_client += carried.from_socket;
     record.bytes_to_origin += carried.from_tunnel;
     record.closed_by = carried.first.map(|end| match end {
@@ -247,7 +274,7 @@ fn note_carried(record: &mut Pending, carried: &Carried) {
     });
 }
 
-fn cut(error: &RelayError, record: &mut Pending) -> Ending {
+pub(super) fn cut(error: &RelayError, record: &mut Pending) -> Ending {
     let (reason, by) = match error {
         RelayError::Socket(_) => ("origin_reset", ClosedBy::Origin),
         RelayError::Tunnel(TunnelError::Reset(ResetCode::Aborted)) => {

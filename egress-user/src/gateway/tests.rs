@@ -48,6 +48,7 @@ impl Scene {
         let (_, tls) = tls::in_use(tls::gateway_end(&credentials).unwrap());
         let policy = Policy::from_flags(&Flags::default()).unwrap().policy;
         let gateway = Gateway::bind(GatewayParts {
+            raw: None,
             listen: "127.0.0.1:0".parse().unwrap(),
             tls,
             agents: vec![AgentRule::for_everybody(

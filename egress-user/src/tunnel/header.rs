@@ -69,6 +69,58 @@ impl OpenHeader {
     }
 }
 
+/// What a PROXY protocol header of any program says, of which OPEN's is one that says everything.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct ProxyHeader {
+    /// The client's address and the one that it connected to; absent when the sender opened the
+    /// connection for itself (LOCAL), as for a health check.
+    pub addresses: Option<(ClientAddr, OriginalDst)>,
+    /// The server name, canonical.
+    pub server_name: Option<String>,
+    /// The connection id, where the unique id is one.
+    pub connection_id: Option<ConnectionId>,
+    /// The policy that the sender judged by.
+    pub policy: Option<PolicyDigest>,
+    /// Who opened the connection, as far as it is said.
+    pub workload: Workload,
+    /// The process that did.
+    pub process: Option<Process>,
+}
+
+impl ProxyHeader {
+    /// The part whose length is known before it is read.
+    pub const FIXED_LEN: usize = FIXED_LEN;
+
+    /// Whether a header can begin with this byte. No TLS record does.
+    pub fn may_begin_with(byte: u8) -> bool {
+        SIGNATURE.first() == Some(&byte)
+    }
+
+    /// How many bytes follow the fixed part; at most what OPEN may have.
+    ///
+    /// # Errors
+    /// [`HeaderError::Signature`] and [`HeaderError::TooLarge`].
+    pub fn rest_len(fixed: &[u8; FIXED_LEN]) -> Result<usize, HeaderError> {
+        let [signature @ .., _, _, high, low] = fixed;
+        if *signature != SIGNATURE {
+            return Err(HeaderError::Signature);
+        }
+        let len = usize::from(u16::from_be_bytes([*high, *low]));
+        match len <= MAX_OPEN {
+            true => Ok(len),
+            false => Err(HeaderError::TooLarge(len)),
+        }
+    }
+
+    /// Reads a header that fills `bytes` exactly.
+    ///
+    /// # Errors
+    /// Any [`HeaderError`] but one for a part that is missing.
+    pub fn decode(bytes: &[u8]) -> Result<ProxyHeader, HeaderError> {
+        decode::decode_any(bytes)
+    }
+}
+
 /// A part of the header that was duplicated, missing or wrong.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Field {
@@ -149,6 +201,15 @@ pub enum HeaderError {
         /// Bytes after the fixed part.
         actual: usize,
     },
+    /// The declared length is beyond what is read.
+    #[error("header of {0} bytes is too large")]
+    TooLarge(usize),
+    /// There is no header where one must be.
+    #[error("no PROXY protocol header")]
+    Absent,
+    /// There is a header where none may be.
+    #[error("a PROXY protocol header that is not wanted")]
+    Unwanted,
     /// A field came twice.
     #[error("{0:?} given twice")]
     Duplicate(Field),
@@ -172,6 +233,9 @@ impl HeaderError {
             HeaderError::Command(_) => "header_command",
             HeaderError::Family(_) => "header_family",
             HeaderError::Length { .. } => "header_length",
+            HeaderError::TooLarge(_) => "header_too_large",
+            HeaderError::Absent => "header_absent",
+            HeaderError::Unwanted => "header_unwanted",
             HeaderError::Duplicate(_) => "header_duplicate",
             HeaderError::Missing(_) => "header_missing",
             HeaderError::TooLong(_) => "header_too_long",
@@ -182,6 +246,7 @@ impl HeaderError {
 
 const SIGNATURE: [u8; 12] = *b"\r\n\r\n\0\r\nQUIT\n";
 const VERSION_2_PROXY: u8 = 0x21;
+const VERSION_2_LOCAL: u8 = 0x20;
 const TCP4: u8 = 0x11;
 const TCP6: u8 = 0x21;
 

@@ -24,7 +24,7 @@ use crate::tunnel::ALPN;
 use crate::tunnel::identity::{
     IdPattern, IdentityError, Moment, SpiffeId, SpiffeIdError, TrustDomain, spiffe_id_of,
 };
-use crate::tunnel::raw::Protocol;
+use crate::tunnel::raw::{AlpnName, Protocol, RawAccess};
 
 pub use self::credentials::{
     CredentialFiles, CredentialPem, Credentials, CredentialsError, CredentialsFaults,
@@ -59,6 +59,17 @@ impl AgentEnd {
     #[must_use]
     pub fn speaking(mut self, protocol: &Protocol) -> AgentEnd {
         Arc::make_mut(&mut self.config).alpn_protocols = protocol.alpn();
+        self
+    }
+}
+
+impl GatewayEnd {
+    /// Takes those who speak raw by one of these names too, and not by `egress/1` alone.
+    #[must_use]
+    pub fn taking(mut self, raw: Option<&RawAccess>) -> GatewayEnd {
+        let names = raw.into_iter().flat_map(|raw| &raw.alpn);
+        let names = names.map(AlpnName::to_vec);
+        Arc::make_mut(&mut self.config).alpn_protocols.extend(names);
         self
     }
 }

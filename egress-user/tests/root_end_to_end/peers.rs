@@ -1,10 +1,10 @@
-//! Other people's programs in the place of our gateway: what they need to serve an agent that
-//! speaks raw.
+//! Other people's programs that speak raw, in the place of our gateway and in that of our agent.
 
 use std::fs;
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use egress_lab::deployment::TUNNEL_PORT;
 use egress_lab::{Names, Namespace, Process, tools, wait};
 
 use crate::world::World;
@@ -39,6 +39,16 @@ impl Running {
         said.unwrap_or_else(|error| panic!("{error}: {}", self.output()));
     }
 
+    /// Waits until somebody listens on the port, without a connection, which would be passed on.
+    fn listens(&self, host: &Namespace, port: u16) {
+        let listening = format!(":{port:04X} 00000000:0000 0A");
+        let up = wait::until("the peer listens", || {
+            let sockets = host.run(|| fs::read_to_string("/proc/thread-self/net/tcp"));
+            sockets.unwrap().unwrap().contains(&listening).then_some(())
+        });
+        up.unwrap_or_else(|error| panic!("{error}: {}", self.output()));
+    }
+
     pub(crate) fn output(&self) -> String {
         self.processes.iter().map(Process::output).collect()
     }
@@ -60,13 +70,115 @@ impl Peer {
             ],
         };
         let running = Running { processes };
-        let up = wait::until("the peer listens", || {
-            let connected = host.run(|| TcpStream::connect(listen)).unwrap();
-            connected.is_ok().then_some(())
-        });
-        up.unwrap_or_else(|error| panic!("{error}: {}", running.output()));
+        running.listens(host, PORT);
         running
     }
+}
+
+/// Who brings connections to our gateway, over mTLS without `egress/1`. Each listens on port 443 of
+/// the node's loopback.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Stranger {
+    /// HAProxy, whose PROXY header is where it is said to be.
+    Haproxy(Header),
+    /// stunnel, which writes none.
+    Stunnel,
+}
+
+/// Where a PROXY header is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Header {
+    None,
+    /// Before the stream, inside of the TLS.
+    Inside,
+    /// Before the TLS, where anybody on the way could have written it.
+    Outside,
+}
+
+impl Stranger {
+    /// Starts it, with the agent's certificate of this directory, or with none.
+    pub(crate) fn start(self, world: &World, identity: Option<&Path>) -> Running {
+        let host = &world.lab.node.namespace;
+        let home = world.lab.directory().join("strangers");
+        fs::create_dir_all(&home).unwrap();
+        let process = match self {
+            Stranger::Haproxy(header) => haproxy_client(world, &home, header, identity),
+            Stranger::Stunnel => stunnel_client(world, &home, identity),
+        };
+        let running = Running {
+            processes: vec![process],
+        };
+        running.listens(host, 443);
+        running
+    }
+}
+
+fn gateway(world: &World) -> SocketAddr {
+    SocketAddr::from((world.lab.gateway.v4, TUNNEL_PORT))
+}
+
+fn haproxy_client(world: &World, home: &Path, header: Header, identity: Option<&Path>) -> Process {
+    let certificate = identity.map(|pki| format!("crt {}", pem(pki, "agent", home).display()));
+    let (backend, option) = match header {
+        Header::None => ("gateway", ""),
+        Header::Inside => ("inner", ""),
+        Header::Outside => ("gateway", "send-proxy-v2"),
+    };
+    let configuration = format!(
+        "
+defaults
+    mode tcp
+    timeout connect 60s
+    timeout client 60s
+    timeout server 60s
+frontend application
+    bind 127.0.0.1:443
+    default_backend {backend}
+backend inner
+    server inner {INNER} send-proxy-v2
+frontend inner
+    bind {INNER}
+    default_backend gateway
+backend gateway
+    server gateway {gateway} ssl {certificate} ca-file {ca} verify required {option}
+",
+        gateway = gateway(world),
+        certificate = certificate.unwrap_or_default(),
+        ca = world.pki().join("ca.pem").display(),
+    );
+    let path = home.join("haproxy.cfg");
+    fs::write(&path, configuration).unwrap();
+    let mut command = world.lab.node.namespace.command("haproxy").unwrap();
+    command.arg("-db").arg("-f").arg(path);
+    Process::start(command, "haproxy", home).unwrap()
+}
+
+fn stunnel_client(world: &World, home: &Path, identity: Option<&Path>) -> Process {
+    let certificate = identity.map(|pki| {
+        let [certificate, key] = ["agent.pem", "agent-key.pem"].map(|name| pki.join(name));
+        format!("cert = {}\nkey = {}", certificate.display(), key.display())
+    });
+    let configuration = format!(
+        "
+foreground = yes
+pid =
+[gateway]
+client = yes
+accept = 127.0.0.1:443
+connect = {gateway}
+{certificate}
+CAfile = {ca}
+verifyChain = yes
+",
+        gateway = gateway(world),
+        certificate = certificate.unwrap_or_default(),
+        ca = world.pki().join("ca.pem").display(),
+    );
+    let path = home.join("stunnel.conf");
+    fs::write(&path, configuration).unwrap();
+    let mut command = world.lab.node.namespace.command("stunnel4").unwrap();
+    command.arg(path);
+    Process::start(command, "stunnel", home).unwrap()
 }
 
 /// The gateway's certificate, and its key behind it, as HAProxy wants them.

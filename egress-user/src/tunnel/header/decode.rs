@@ -1,4 +1,4 @@
-//! From bytes to [`OpenHeader`].
+//! From bytes to [`OpenHeader`] and [`ProxyHeader`].
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -10,12 +10,32 @@ pub(super) fn decode(bytes: &[u8]) -> Result<OpenHeader, HeaderError> {
     let family = fixed_part(&mut reader)?;
     let (client, original) = addresses(family, &mut reader).ok_or(HeaderError::Truncated)?;
     let tlvs = Tlvs::read(reader)?;
+    let connection_id = tlvs.unique_id.map(connection_id).transpose()?;
     Ok(OpenHeader {
         client,
         original,
         server_name: tlvs.server_name.ok_or(missing(Field::ServerName))?,
-        connection_id: tlvs.connection_id.ok_or(missing(Field::ConnectionId))?,
+        connection_id: connection_id.ok_or(missing(Field::ConnectionId))?,
         policy: tlvs.policy.ok_or(missing(Field::Policy))?,
+        workload: tlvs.workload.unwrap_or_default(),
+        process: tlvs.process,
+    })
+}
+
+/// A unique id of another form is somebody else's.
+pub(super) fn decode_any(bytes: &[u8]) -> Result<ProxyHeader, HeaderError> {
+    let mut reader = Reader::new(bytes);
+    if bytes.starts_with(&SIGNATURE) && bytes.get(SIGNATURE.len()) == Some(&VERSION_2_LOCAL) {
+        return Ok(ProxyHeader::default());
+    }
+    let family = fixed_part(&mut reader)?;
+    let addresses = addresses(family, &mut reader).ok_or(HeaderError::Truncated)?;
+    let tlvs = Tlvs::read(reader)?;
+    Ok(ProxyHeader {
+        addresses: Some(addresses),
+        server_name: tlvs.server_name,
+        connection_id: tlvs.unique_id.and_then(|id| connection_id(id).ok()),
+        policy: tlvs.policy,
         workload: tlvs.workload.unwrap_or_default(),
         process: tlvs.process,
     })
@@ -57,16 +77,16 @@ fn addresses(family: u8, reader: &mut Reader<'_>) -> Option<(ClientAddr, Origina
 }
 
 #[derive(Default)]
-struct Tlvs {
+struct Tlvs<'a> {
     server_name: Option<String>,
-    connection_id: Option<ConnectionId>,
+    unique_id: Option<&'a [u8]>,
     policy: Option<PolicyDigest>,
     workload: Option<Workload>,
     process: Option<Process>,
 }
 
-impl Tlvs {
-    fn read(mut reader: Reader<'_>) -> Result<Tlvs, HeaderError> {
+impl<'a> Tlvs<'a> {
+    fn read(mut reader: Reader<'a>) -> Result<Tlvs<'a>, HeaderError> {
         let mut tlvs = Tlvs::default();
         while !reader.is_empty() {
             let (kind, value) = next_tlv(&mut reader).ok_or(HeaderError::Truncated)?;
@@ -75,11 +95,7 @@ impl Tlvs {
                     let name = check_server_name(utf8(Field::ServerName, value)?)?.to_owned();
                     set_once(&mut tlvs.server_name, Field::ServerName, name)?;
                 }
-                UNIQUE_ID => {
-                    let id = exact(Field::ConnectionId, value)?;
-                    let id = ConnectionId::from_bytes(id).ok_or(invalid(Field::ConnectionId))?;
-                    set_once(&mut tlvs.connection_id, Field::ConnectionId, id)?;
-                }
+                UNIQUE_ID => set_once(&mut tlvs.unique_id, Field::ConnectionId, value)?,
                 POLICY => {
                     let digest = exact(Field::Policy, value)?;
                     set_once(&mut tlvs.policy, Field::Policy, digest)?;
@@ -94,6 +110,11 @@ impl Tlvs {
         }
         Ok(tlvs)
     }
+}
+
+fn connection_id(value: &[u8]) -> Result<ConnectionId, HeaderError> {
+    let id = exact(Field::ConnectionId, value)?;
+    ConnectionId::from_bytes(id).ok_or(invalid(Field::ConnectionId))
 }
 
 fn workload(mut reader: Reader<'_>) -> Result<Workload, HeaderError> {
