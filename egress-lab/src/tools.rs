@@ -22,6 +22,7 @@ const PEERS: &[Peer] = &[
     peer("dnsmasq", &["dnsmasq-base"]),
     peer("haproxy", &["haproxy"]),
     peer("ip", &["iproute2"]),
+    peer("microsocks", &["microsocks"]),
     peer("nft", &["nftables"]),
     Peer {
         program: "nginx",
@@ -32,6 +33,7 @@ const PEERS: &[Peer] = &[
     peer("stunnel4", &["stunnel4"]),
     peer("tc", &["iproute2"]),
     peer("tcpdump", &["tcpdump"]),
+    peer("tinyproxy", &["tinyproxy-bin"]),
 ];
 
 const fn peer(program: &'static str, packages: &'static [&'static str]) -> Peer {

@@ -8,6 +8,7 @@ pub mod forbidden;
 mod raw;
 pub mod resolve;
 mod stream;
+pub mod upstream;
 
 use std::io;
 use std::net::SocketAddr;
@@ -27,8 +28,10 @@ use crate::record::{Recorder, TunnelEvent};
 use crate::tunnel::raw::RawAccess;
 use crate::tunnel::tls::InUse;
 use agents::{AgentRule, Agents, Quotas};
+use dial::Route;
 use door::Door;
 use resolve::{ResolveOptions, Resolver, ResolverError};
+use upstream::Upstream;
 
 /// Limits of the gateway, each with its reason.
 #[derive(Clone, Debug)]
@@ -88,6 +91,8 @@ pub struct GatewayParts {
     pub policy: InForce,
     /// Name resolution.
     pub resolve: ResolveOptions,
+    /// The proxy by which origins are reached, if not directly.
+    pub upstream: Option<Upstream>,
     /// Where records go.
     pub recorder: Recorder,
     /// Limits.
@@ -116,6 +121,7 @@ struct Shared {
     agents: Arc<Agents>,
     policy: InForce,
     resolver: Resolver,
+    route: Route,
     recorder: Recorder,
     limits: Limits,
     port: u16,
@@ -143,6 +149,7 @@ impl Gateway {
             agents: Agents::new(parts.agents, parts.quotas.within(parts.limits.tunnels)),
             policy: parts.policy,
             resolver: Resolver::new(parts.resolve)?,
+            route: parts.upstream.map(Arc::new),
             recorder: parts.recorder,
             limits: parts.limits,
             port: addr.port(),

@@ -15,6 +15,7 @@ pub mod connection_id;
 pub mod descriptors;
 pub mod document;
 pub mod drain;
+pub mod endpoint;
 mod farewell;
 pub mod gateway;
 pub mod hello;

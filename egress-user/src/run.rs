@@ -22,11 +22,12 @@ use rustls::pki_types::UnixTime;
 use crate::agent::capture::{Capture, CaptureOptions, Scope};
 use crate::agent::evidence::Evidence;
 use crate::agent::listener::{self, BoundScope};
-use crate::agent::tunnels::{Endpoint, Tunnels};
+use crate::agent::tunnels::Tunnels;
 use crate::agent::{self, Agent, AgentParts, Serving};
 use crate::cgroup::{Cgroup, Cgroup2};
 use crate::descriptors;
 use crate::drain::{self, Drain, Drainer};
+use crate::endpoint::Endpoint;
 use crate::gateway::agents::{AgentRule, Quotas};
 use crate::gateway::resolve::ResolveOptions;
 use crate::gateway::{self, Gateway, GatewayParts};
@@ -246,6 +247,7 @@ impl Halves {
             quotas: Quotas::default(),
             policy: self.policy.clone(),
             resolve: self.resolve,
+            upstream: None,
             recorder: self.recorder.clone(),
             limits: gateway::Limits::default(),
         })

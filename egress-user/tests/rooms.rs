@@ -29,6 +29,10 @@ const CRATES: &[Rule] = &[
         only: &["agent/capture"],
     },
     Rule {
+        name: "base64",
+        only: &["gateway/upstream"],
+    },
+    Rule {
         name: "clap",
         only: &["cli", "main"],
     },
@@ -39,6 +43,10 @@ const CRATES: &[Rule] = &[
     Rule {
         name: "hashbrown",
         only: &["policy"],
+    },
+    Rule {
+        name: "httparse",
+        only: &["gateway/upstream"],
     },
     Rule {
         name: "hickory_resolver",

@@ -56,3 +56,5 @@ mod silent;
 mod strangers;
 #[path = "root_end_to_end/upgrade.rs"]
 mod upgrade;
+#[path = "root_end_to_end/upstream.rs"]
+mod upstream;

@@ -15,6 +15,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::addr::GatewayAddr;
+use crate::endpoint::Endpoint;
 use crate::record::{Metrics, TunnelEvent};
 use crate::refusal::{Class, Refusal};
 use crate::tunnel;
@@ -27,7 +28,6 @@ use pool::{Pool, Warm};
 
 pub(super) use balancer::Tried;
 pub use dial::DialError;
-pub use names::Endpoint;
 pub(super) use pool::AgentTunnel;
 
 /// Gateways that are tried for one connection.

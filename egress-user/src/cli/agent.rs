@@ -21,13 +21,14 @@ use crate::agent::discovery::{Discovery, Targets};
 use crate::agent::evidence::Evidence;
 use crate::agent::handover::Inherited;
 use crate::agent::scopes::{ExistingAction, ScopeOptions, Scopes};
-use crate::agent::tunnels::{Endpoint, Tunnels};
+use crate::agent::tunnels::Tunnels;
 use crate::agent::{Agent, AgentParts, Limits};
 use crate::cgroup::Cgroup2;
 use crate::config::agent::{
     self as config, AgentConfig, AgentOptions, CaptureConfig, existing, fallback,
 };
 use crate::drain;
+use crate::endpoint::Endpoint;
 use crate::netns::Netns;
 use crate::record::Recorder;
 use crate::resolvers;

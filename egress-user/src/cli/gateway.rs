@@ -11,7 +11,7 @@ use ipnet::IpNet;
 use super::check::{CheckArgs, Report};
 use super::common::{self, CommonArgs};
 use crate::admin::{Admin, Readiness};
-use crate::config::gateway::{GatewayConfig, GatewayOptions};
+use crate::config::gateway::{GatewayConfig, GatewayOptions, UpstreamConfig};
 use crate::document::Mistakes;
 use crate::drain;
 use crate::gateway::agents::AgentRule;
@@ -43,6 +43,8 @@ gateway.yaml:
   raw: {enabled: true, proxy_header: no}   # also takes mTLS without egress/1; accept, require
   dns: {servers: [192.0.2.53]}        # the system's own when absent
   addresses: {allow: [10.20.0.0/16]}  # exceptions to the forbidden ranges
+  # the way out, where there is no direct one; or {socks5: \"192.0.2.7:1080\"}
+  upstream: {connect: \"http://192.0.2.7:3128\", credentials: proxy-user}   # a file: user:password
   log: {file: /var/log/egress/gateway.jsonl, format: json}
   admin: 127.0.0.1:9902
   drain: 25s
@@ -116,6 +118,7 @@ impl From<GatewayArgs> for GatewayOptions {
             dns: args.dns,
             allow_addresses: args.allow_addresses,
             resolve: args.resolve,
+            upstream: None,
         }
     }
 }
@@ -146,6 +149,7 @@ fn report(config: Result<GatewayConfig, Mistakes>) -> Report {
         format!("{name}:{port}:{}", addrs.join(","))
     });
     report.list("resolve", pins, "none");
+    report_upstream(&mut report, config.upstream);
     let resolver = Resolver::new(ResolveOptions {
         servers: config.dns.clone(),
         ..ResolveOptions::default()
@@ -154,6 +158,22 @@ fn report(config: Result<GatewayConfig, Mistakes>) -> Report {
         report.fault(error);
     }
     report
+}
+
+fn report_upstream(report: &mut Report, upstream: Option<UpstreamConfig>) {
+    let Some(upstream) = upstream else {
+        return report.set("upstream", "none");
+    };
+    report.set("upstream", &upstream.proxy);
+    let credentials = upstream.credentials.as_ref();
+    let credentials = credentials.map(|path| path.display().to_string());
+    report.set(
+        "upstream.credentials",
+        credentials.as_deref().unwrap_or("none"),
+    );
+    if let Err(error) = upstream.load() {
+        report.fault(error);
+    }
 }
 
 fn report_agents(report: &mut Report, rules: Option<Vec<AgentRule>>, credentials: &Credentials) {
@@ -203,6 +223,7 @@ async fn serve(config: GatewayConfig) -> anyhow::Result<()> {
             pins: config.pins,
             forbidden: Forbidden::except(config.allow_addresses),
         },
+        upstream: config.upstream.map(UpstreamConfig::load).transpose()?,
         recorder: loaded.recorder.clone(),
         limits: Limits::within_descriptors(),
     })

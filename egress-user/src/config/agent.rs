@@ -9,8 +9,8 @@ use ipnet::IpNet;
 
 use super::{Base, Common, Needs, destinations};
 use crate::agent::scopes::ExistingAction;
-use crate::agent::tunnels::Endpoint;
 use crate::document::{Map, Mistakes, Value};
+use crate::endpoint::Endpoint;
 use crate::tunnel::identity::IdPattern;
 use crate::tunnel::raw::{Protocol, RawOptions};
 

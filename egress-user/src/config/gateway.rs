@@ -2,13 +2,15 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use ipnet::IpNet;
 
 use super::{Base, Common, Needs};
 use crate::document::{Map, Mistakes, Value};
 use crate::gateway::agents::{AgentRule, Quota, Quotas};
+use crate::gateway::upstream::credentials::{Credentials, CredentialsError};
+use crate::gateway::upstream::{Proxy, Upstream};
 use crate::pins::{self, Pin};
 use crate::policy::Workloads;
 use crate::tunnel::raw::{HeaderUse, RawAccess};
@@ -32,6 +34,36 @@ pub struct GatewayOptions {
     pub allow_addresses: Option<Vec<IpNet>>,
     /// Names pinned to addresses.
     pub resolve: Option<Vec<Pin>>,
+    /// The proxy by which origins are reached.
+    pub upstream: Option<UpstreamConfig>,
+}
+
+/// The proxy by which origins are reached.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct UpstreamConfig {
+    /// Which proxy.
+    pub proxy: Proxy,
+    /// The file with `user:password`.
+    pub credentials: Option<PathBuf>,
+}
+
+impl UpstreamConfig {
+    /// Reads the credentials.
+    ///
+    /// # Errors
+    /// Why they cannot be used.
+    pub fn load(self) -> Result<Upstream, CredentialsError> {
+        let credentials = self.credentials.as_deref().map(Credentials::read);
+        Upstream::new(self.proxy, credentials.transpose()?)
+    }
+
+    /// Paths in a file are relative to the folder that the file lies in.
+    fn below(mut self, file: Option<&Path>) -> UpstreamConfig {
+        if let (Some(path), Some(folder)) = (&mut self.credentials, file.and_then(Path::parent)) {
+            *path = folder.join(&*path);
+        }
+        self
+    }
 }
 
 /// What the gateway needs.
@@ -54,6 +86,8 @@ pub struct GatewayConfig {
     pub allow_addresses: Vec<IpNet>,
     /// Names pinned to addresses.
     pub pins: HashMap<(String, u16), Vec<IpAddr>>,
+    /// The proxy by which origins are reached, if not directly.
+    pub upstream: Option<UpstreamConfig>,
 }
 
 impl GatewayConfig {
@@ -83,6 +117,9 @@ impl GatewayConfig {
                 .or(written.allow_addresses)
                 .unwrap_or_default(),
             pins: pins::table(flags.resolve.or(written.resolve).unwrap_or_default()),
+            upstream: flags
+                .upstream
+                .or(written.upstream.map(|upstream| upstream.below(file))),
         });
         needs.finish(config)
     }
@@ -102,6 +139,21 @@ fn read(map: &Map<'_>) -> Option<GatewayOptions> {
             value.map(|addresses| addresses.required("allow", |allow| allow.list(Value::ip_net)))
         }),
         resolve: map.optional("resolve", |value| value.list(|item| item.parse(str::parse))),
+        upstream: map.optional("upstream", |value| value.map(upstream)),
+    })
+}
+
+/// One proxy, and not two.
+fn upstream(map: &Map<'_>) -> Option<UpstreamConfig> {
+    let connect = map.optional("connect", |value| value.parse(Proxy::connect));
+    let socks5 = map.optional("socks5", |value| value.parse(Proxy::socks5));
+    let credentials = map.optional("credentials", Value::path);
+    if map.has("connect") == map.has("socks5") {
+        return map.mistake("needs one of `connect` and `socks5`");
+    }
+    Some(UpstreamConfig {
+        proxy: connect.or(socks5)?,
+        credentials,
     })
 }
 
@@ -192,6 +244,7 @@ limits:
 dns: {servers: [\"203.0.113.53\", \"[2001:db8::53]:5353\"]}
 addresses: {allow: [203.0.113.0/24]}
 resolve: [\"en.wikipedia.org:443:127.0.0.1\"]
+upstream: {connect: \"http://proxy.example:3128\", credentials: proxy-user}
 log: {file: \"-\", format: text}
 admin: 127.0.0.1:9902
 drain: 5s
@@ -206,6 +259,10 @@ drain: 5s
         assert_eq!(config.dns[0].port(), 53);
         assert_eq!(config.pins.len(), 1);
         assert_eq!(config.base.drain.as_secs(), 5);
+        let upstream = config.upstream.unwrap();
+        assert_eq!(upstream.proxy.to_string(), "http://proxy.example:3128");
+        let credentials = upstream.credentials.unwrap();
+        assert!(credentials.is_absolute() && credentials.ends_with("proxy-user"));
         let [everybody, web] = &config.agents.unwrap()[..] else {
             panic!("two rules");
         };
@@ -262,6 +319,45 @@ drain: 5s
             assert!(load(&text(wrong)).is_err(), "{wrong}");
         }
         assert!(load(&FULL.replace("rate: 50", "rate: 0")).is_err());
+    }
+
+    #[test]
+    fn a_proxy_is_one_and_carries_no_password() {
+        let text = |upstream: &str| {
+            FULL.replace(
+                "{connect: \"http://proxy.example:3128\", credentials: proxy-user}",
+                upstream,
+            )
+        };
+        for upstream in [
+            "{socks5: \"[2001:db8::1]:1080\"}",
+            "{connect: \"http://192.0.2.1:3128/\"}",
+        ] {
+            let config = load(&text(upstream)).unwrap();
+            assert_eq!(config.upstream.unwrap().credentials, None, "{upstream}");
+        }
+        for wrong in [
+            "{}",
+            "{credentials: a}",
+            "{connect: \"http://a:1\", socks5: \"a:1\"}",
+            "{connect: \"https://a:1\"}",
+            "{connect: \"http://a\"}",
+            "{connect: \"http://a:1/path\"}",
+            "{socks5: \"socks5://a:1\"}",
+        ] {
+            assert!(load(&text(wrong)).is_err(), "{wrong}");
+        }
+        for open in [
+            "connect: \"http://ann:secret@a:1\"",
+            "connect: \"https://ann:secret@a:1\"",
+            "socks5: \"ann:secret@a:1\"",
+        ] {
+            let mistakes = load(&text(&format!("{{{open}}}"))).unwrap_err().to_string();
+            assert!(
+                !mistakes.contains("is not http") || !mistakes.contains("`ann"),
+                "{mistakes}"
+            );
+        }
     }
 
     #[test]

@@ -1,12 +1,14 @@
 //! Addresses → one connected socket (RFC 8305, "happy eyeballs").
 
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
+use super::upstream::{ProxyError, Upstream};
 use crate::addr::OriginAddr;
 use crate::descriptors;
 use crate::refusal::{Class, Refusal};
@@ -24,20 +26,41 @@ pub(super) struct Dialled {
     pub(super) addr: OriginAddr,
 }
 
+/// The way to origins: directly, or by a proxy.
+pub(super) type Route = Option<Arc<Upstream>>;
+
+/// Why an address was not reached.
+#[derive(Debug, thiserror::Error)]
+enum DialError {
+    #[error(transparent)]
+    Direct(#[from] io::Error),
+    #[error(transparent)]
+    Proxy(#[from] ProxyError),
+}
+
 /// Connects to the first address that answers before `deadline`. `own_port` is
 /// the gateway's listening port: a connection that reached it is dropped.
 pub(super) async fn dial(
     addrs: &[OriginAddr],
     deadline: Instant,
     own_port: u16,
+    route: &Route,
 ) -> Result<Dialled, Refusal> {
-    let race = tokio::time::timeout_at(deadline, race(addrs));
+    let late = match route {
+        Some(_) => "proxy_timeout",
+        None => "connect_timeout",
+    };
+    let race = tokio::time::timeout_at(deadline, race(addrs, route));
     let dialled = race
         .await
-        .map_err(|_| Refusal::new(Class::Unreachable, "connect_timeout"))?
+        .map_err(|_| Refusal::new(Class::Unreachable, late))?
         .map_err(|error| {
             tracing::debug!(%error, "origin not reached");
-            Refusal::new(Class::Unreachable, reason_of(&error))
+            let reason = match &error {
+                DialError::Direct(error) => reason_of(error),
+                DialError::Proxy(error) => error.reason(),
+            };
+            Refusal::new(Class::Unreachable, reason)
         })?;
     if is_own(&dialled, own_port) {
         return Err(Refusal::new(Class::UnknownName, "own_address"));
@@ -45,10 +68,10 @@ pub(super) async fn dial(
     Ok(dialled)
 }
 
-async fn race(addrs: &[OriginAddr]) -> io::Result<Dialled> {
+async fn race(addrs: &[OriginAddr], route: &Route) -> Result<Dialled, DialError> {
     let mut attempts = JoinSet::new();
     let mut waiting = addrs.iter().copied().take(MAX_ATTEMPTS);
-    let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
+    let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable).into();
     loop {
         let Some(addr) = waiting.next() else {
             // Nothing more to start: the answer is among those under way.
@@ -62,7 +85,7 @@ async fn race(addrs: &[OriginAddr]) -> io::Result<Dialled> {
                 None => Err(last),
             };
         };
-        attempts.spawn(connect(addr));
+        attempts.spawn(connect(addr, route.clone()));
         match tokio::time::timeout(ATTEMPT_DELAY, attempts.join_next()).await {
             Ok(Some(Ok(Ok(dialled)))) => return Ok(dialled),
             Ok(Some(Ok(Err(error)))) => last = error,
@@ -71,7 +94,11 @@ async fn race(addrs: &[OriginAddr]) -> io::Result<Dialled> {
     }
 }
 
-async fn connect(addr: OriginAddr) -> io::Result<Dialled> {
+async fn connect(addr: OriginAddr, route: Route) -> Result<Dialled, DialError> {
+    if let Some(upstream) = route {
+        let socket = upstream.dial(addr).await?;
+        return Ok(Dialled { socket, addr });
+    }
     let socket = TcpStream::connect(addr.get()).await?;
     // Bytes are forwarded as they come; the ends decide how to batch them.
     socket.set_nodelay(true)?;
@@ -119,14 +146,14 @@ mod tests {
     async fn goes_on_past_addresses_that_refuse() {
         let (_listener, open) = listener().await;
         let addrs = [closed_port().await, open];
-        let dialled = dial(&addrs, soon(), 0).await.unwrap();
+        let dialled = dial(&addrs, soon(), 0, &None).await.unwrap();
         assert_eq!(dialled.addr, open);
     }
 
     #[tokio::test]
     async fn says_why_nothing_answered() {
         let addrs = [closed_port().await];
-        let Err(refusal) = dial(&addrs, soon(), 0).await else {
+        let Err(refusal) = dial(&addrs, soon(), 0, &None).await else {
             panic!("dialled");
         };
         assert_eq!(refusal.reason, "connect_refused");
@@ -135,7 +162,7 @@ mod tests {
     #[tokio::test]
     async fn refuses_its_own_listener() {
         let (_listener, own) = listener().await;
-        let Err(refusal) = dial(&[own], soon(), own.port()).await else {
+        let Err(refusal) = dial(&[own], soon(), own.port(), &None).await else {
             panic!("dialled");
         };
         assert_eq!(refusal.reason, "own_address");

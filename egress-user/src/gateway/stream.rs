@@ -213,7 +213,7 @@ async fn dial(
         return Err(Refusal::new(Class::UnknownName, "forbidden_address"));
     }
     let started = Instant::now();
-    let dialled = dial::dial(&resolved.dialable, deadline, shared.port).await;
+    let dialled = dial::dial(&resolved.dialable, deadline, shared.port, &shared.route).await;
     record.timings.connect = Some(started.elapsed().into());
     let dialled = dialled?;
     shared.resolver.worked(admitted.name(), dialled.addr.ip());

@@ -60,6 +60,7 @@ impl Scene {
                 servers: vec!["127.0.0.1:1".parse().unwrap()],
                 ..ResolveOptions::default()
             },
+            upstream: None,
             recorder: Recorder::silent(Arc::new(Metrics::default())),
             limits: Limits {
                 handshake: hour,

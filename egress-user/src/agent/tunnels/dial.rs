@@ -9,10 +9,10 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsConnector;
 
-use super::names::Endpoint;
 use super::pool::Warm;
 use crate::addr::GatewayAddr;
 use crate::descriptors;
+use crate::endpoint::Endpoint;
 use crate::refusal::{Class, Refusal};
 use crate::tunnel::frame::Role;
 use crate::tunnel::raw::Protocol;

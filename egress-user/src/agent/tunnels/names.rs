@@ -1,9 +1,7 @@
 //! Gateways as the configuration names them, and the addresses that the names lead to now.
 
-use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::str::FromStr;
 use std::time::Duration;
 
 use tokio::sync::Mutex;
@@ -11,6 +9,7 @@ use tokio::time::Instant;
 
 use super::DialError;
 use crate::addr::GatewayAddr;
+use crate::endpoint::Endpoint;
 
 /// How old the addresses of a name may become. The system's resolver does not say how long they are
 /// good for; half a minute is what names of services in a cluster are usually good for.
@@ -24,44 +23,6 @@ const LIMIT: Duration = Duration::from_secs(3);
 
 /// Addresses that are used of one name.
 const MAX_ADDRESSES: usize = 64;
-
-/// A gateway as it is written in the configuration.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Endpoint {
-    /// Host name or address.
-    pub host: String,
-    /// TCP port.
-    pub port: u16,
-}
-
-impl FromStr for Endpoint {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Endpoint, String> {
-        let form = || format!("`{text}` is not HOST:PORT, such as gateway.example.org:8443");
-        let (host, port) = text.rsplit_once(':').ok_or_else(form)?;
-        let bare = host
-            .strip_prefix('[')
-            .and_then(|host| host.strip_suffix(']'));
-        if host.is_empty() || (bare.is_none() && host.contains(':')) {
-            return Err(form());
-        }
-        Ok(Endpoint {
-            host: bare.unwrap_or(host).to_owned(),
-            port: port.parse().map_err(|_| form())?,
-        })
-    }
-}
-
-impl fmt::Display for Endpoint {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.host.contains(':') {
-            write!(f, "[{}]:{}", self.host, self.port)
-        } else {
-            write!(f, "{}:{}", self.host, self.port)
-        }
-    }
-}
 
 /// The names, and what they led to when they were last looked up.
 pub(super) struct Names {
@@ -118,7 +79,7 @@ impl Names {
         }
         let mut error = None;
         for (endpoint, addresses) in self.endpoints.iter().zip(&mut known.addresses) {
-            match endpoint.addresses().await {
+            match addresses_of(endpoint).await {
                 Ok(found) => *addresses = found,
                 Err(failed) => error = Some(DialError::Resolve(endpoint.clone(), failed)),
             }
@@ -137,50 +98,24 @@ impl Names {
     }
 }
 
-impl Endpoint {
-    async fn addresses(&self) -> io::Result<Vec<GatewayAddr>> {
-        if let Ok(ip) = self.host.parse::<IpAddr>() {
-            return Ok(vec![GatewayAddr::new(SocketAddr::new(ip, self.port))]);
-        }
-        let found = tokio::net::lookup_host((self.host.as_str(), self.port));
-        let found = tokio::time::timeout(LIMIT, found)
-            .await
-            .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
-        let found: Vec<_> = found.take(MAX_ADDRESSES).map(GatewayAddr::new).collect();
-        if found.is_empty() {
-            return Err(io::Error::from(io::ErrorKind::NotFound));
-        }
-        Ok(found)
+async fn addresses_of(endpoint: &Endpoint) -> io::Result<Vec<GatewayAddr>> {
+    if let Ok(ip) = endpoint.host.parse::<IpAddr>() {
+        return Ok(vec![GatewayAddr::new(SocketAddr::new(ip, endpoint.port))]);
     }
+    let found = tokio::net::lookup_host((endpoint.host.as_str(), endpoint.port));
+    let found = tokio::time::timeout(LIMIT, found)
+        .await
+        .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+    let found: Vec<_> = found.take(MAX_ADDRESSES).map(GatewayAddr::new).collect();
+    if found.is_empty() {
+        return Err(io::Error::from(io::ErrorKind::NotFound));
+    }
+    Ok(found)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn endpoints_by_name_and_address() {
-        for text in [
-            "gateway.example.org:8443",
-            "192.0.2.1:8443",
-            "[2001:db8::1]:8443",
-        ] {
-            assert_eq!(text.parse::<Endpoint>().unwrap().to_string(), text);
-        }
-        for text in [
-            "gateway",
-            ":8443",
-            "gateway:",
-            "gateway:x",
-            "2001:db8::1:8443",
-            "",
-        ] {
-            assert!(
-                text.parse::<Endpoint>().unwrap_err().contains("HOST:PORT"),
-                "{text}"
-            );
-        }
-    }
 
     #[tokio::test(start_paused = true)]
     async fn looked_up_once_a_period_and_each_address_once() {

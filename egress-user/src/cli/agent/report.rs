@@ -6,10 +6,10 @@ use std::path::PathBuf;
 use super::{targets, trusted};
 use crate::agent::discovery::Targets;
 use crate::agent::scopes::ExistingAction;
-use crate::agent::tunnels::Endpoint;
 use crate::cli::check::Report;
 use crate::config::agent::{AgentConfig, CaptureConfig, word_of};
 use crate::document::Mistakes;
+use crate::endpoint::Endpoint;
 use crate::resolvers;
 use crate::tunnel::tls;
 
