@@ -41,9 +41,6 @@ use watch::Watch;
 /// Time for the rest of a frame when a stream is cut short.
 const FRAME_GRACE: Duration = Duration::from_millis(500);
 
-/// How long a client that sent more than its first flight may wait for the server's answer.
-const ANSWER_LIMIT: Duration = Duration::from_secs(10);
-
 /// Which end finished first.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum End {
@@ -189,8 +186,6 @@ struct Relay<'a, T> {
     first: Option<End>,
     moved: bool,
     watch: Watch,
-    /// Running while the client waits for the server's first answer.
-    answer_limit: Option<Pin<Box<Sleep>>>,
 }
 
 #[derive(Default)]
@@ -212,7 +207,6 @@ impl<'a, T: Transport> Relay<'a, T> {
             first: None,
             moved: false,
             watch: Watch::new(session),
-            answer_limit: None,
         }
     }
 
@@ -255,7 +249,7 @@ impl<'a, T: Transport> Relay<'a, T> {
             // The peer has nothing more to say, but its connection can still be lost.
             let _ = self.tunnel.poll_incoming(cx)?;
         }
-        if self.poll_answer_limit(cx).is_ready() {
+        if self.watch.poll_limit(cx).is_ready() {
             return Poll::Ready(Err(RelayError::Idle));
         }
         while timer.as_mut().poll(cx).is_ready() {
@@ -265,18 +259,6 @@ impl<'a, T: Transport> Relay<'a, T> {
             timer.as_mut().reset(Instant::now() + idle);
         }
         Poll::Pending
-    }
-
-    /// What the client sent ahead of time is held, and its end is not read: not for long, since
-    /// whoever does that is no ordinary client.
-    fn poll_answer_limit(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if !self.watch.waits() {
-            self.answer_limit = None;
-            return Poll::Pending;
-        }
-        let limit = || Box::pin(tokio::time::sleep(ANSWER_LIMIT));
-        let limit = self.answer_limit.get_or_insert_with(limit);
-        limit.as_mut().poll(cx)
     }
 
     /// Socket → tunnel.

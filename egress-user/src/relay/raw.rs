@@ -84,6 +84,9 @@ impl<T: Transport> Relay<'_, T> {
         if outward.is_ready() && inward.is_ready() {
             return Poll::Ready(Ok(()));
         }
+        if self.watch.poll_limit(cx).is_ready() {
+            return Poll::Ready(Err(RelayError::Idle));
+        }
         while timer.as_mut().poll(cx).is_ready() {
             if !std::mem::take(&mut self.moved) {
                 return Poll::Ready(Err(RelayError::Idle));

@@ -1,15 +1,26 @@
 //! The first flights of the session, while they matter, as the relay has them.
 
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
 use bytes::BytesMut;
+use tokio::time::{Sleep, sleep};
 
 use super::{End, RelayError, Session};
 use crate::hello::FirstFlight;
+
+/// How long a client that sent more than its first flight may wait for the server's answer.
+const LIMIT: Duration = Duration::from_secs(10);
 
 pub(super) struct Watch {
     client: End,
     /// Until it is over.
     flight: Option<FirstFlight>,
     answered: bool,
+    /// Running while the client waits.
+    limit: Option<Pin<Box<Sleep>>>,
 }
 
 impl Watch {
@@ -18,6 +29,7 @@ impl Watch {
             client: session.client,
             flight: Some(session.flight),
             answered: false,
+            limit: None,
         }
     }
 
@@ -51,9 +63,15 @@ impl Watch {
         flight.is_some_and(FirstFlight::awaits_server)
     }
 
-    /// Whether the client waits, wherever it is.
-    pub(super) fn waits(&self) -> bool {
-        self.client_waits(self.client)
+    /// Ready when the client has waited for too long. What it sent ahead of time is held, and its
+    /// end is not read meanwhile; whoever does that is no ordinary client.
+    pub(super) fn poll_limit(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if !self.client_waits(self.client) {
+            self.limit = None;
+            return Poll::Pending;
+        }
+        let limit = self.limit.get_or_insert_with(|| Box::pin(sleep(LIMIT)));
+        limit.as_mut().poll(cx)
     }
 
     /// Whether an answer that the client waited for has come since this was last asked.
