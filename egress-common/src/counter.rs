@@ -56,6 +56,8 @@ pub enum Counter {
     DropProtocol,
     /// A packet was dropped: a frame of a packet socket.
     DropFrame,
+    /// A packet was dropped: its header has it go by way of other addresses.
+    DropRoute,
     /// A flow record was written for the agent.
     FlowRecorded,
     /// A flow record could not be written; the agent closes the connection.
@@ -70,7 +72,7 @@ pub enum Counter {
 
 impl Counter {
     /// Every counter, in the order of its number.
-    pub const ALL: [Counter; 31] = [
+    pub const ALL: [Counter; 32] = [
         Counter::PassLoopback,
         Counter::PassExempt,
         Counter::PassUnregistered,
@@ -97,6 +99,7 @@ impl Counter {
         Counter::DropRaw,
         Counter::DropProtocol,
         Counter::DropFrame,
+        Counter::DropRoute,
         Counter::FlowRecorded,
         Counter::FlowLost,
         Counter::DirectToListener,
@@ -139,6 +142,7 @@ impl Counter {
             Counter::DropRaw => "drop_raw",
             Counter::DropProtocol => "drop_protocol",
             Counter::DropFrame => "drop_frame",
+            Counter::DropRoute => "drop_route",
             Counter::FlowRecorded => "flow_recorded",
             Counter::FlowLost => "flow_lost",
             Counter::DirectToListener => "direct_to_listener",

@@ -40,6 +40,9 @@ pub struct Packet {
     pub protocol: u8,
     /// What is known of it.
     pub transport: Transport,
+    /// Whether its header has it go by way of other addresses than its destination (a routing
+    /// header, a source route), or more in it than is followed.
+    pub steered: bool,
 }
 
 const TCP: u8 = 6;
@@ -50,6 +53,9 @@ const UDPLITE: u8 = 136;
 
 /// Extension headers that are followed: more than a socket's options can ask for, each once.
 const MAX_EXTENSIONS: usize = 8;
+
+/// Options of an IPv4 header that are followed. A socket can ask for more, to no purpose.
+const MAX_OPTIONS: usize = 8;
 
 impl Packet {
     /// Reads the packet whose IP header (RFC 791, RFC 8200) is at `offset`; `None` if there is no
@@ -101,10 +107,12 @@ impl Packet {
         let [.., a, b, c, d] = header;
         let later = u16::from_be_bytes([frag_hi, frag_lo]) & 0x1fff != 0;
         let above = offset + u32::from(first & 0xf) * 4;
+        let options = offset + 20;
         Some(Packet {
             dst: Addr::from_be_v4(u32::from_ne_bytes([a, b, c, d])),
             protocol,
             transport: Transport::read(bytes, above, protocol, later),
+            steered: options < above && has_source_route(bytes, options, above),
         })
     }
 
@@ -127,6 +135,7 @@ impl Packet {
             dst: Addr::from_be_words(words),
             protocol: next,
             transport: Transport::Hidden,
+            steered: false,
         };
         let mut above = offset + 40;
         let mut later = false;
@@ -138,6 +147,8 @@ impl Packet {
                     };
                     let this = packet.protocol;
                     packet.protocol = next;
+                    // Of whatever type, and also where it is spent.
+                    packet.steered |= this == ROUTING;
                     match this {
                         AUTHENTICATION => (u32::from(len) + 2) * 4,
                         FRAGMENT => {
@@ -158,8 +169,40 @@ impl Packet {
             }
             above += len;
         }
+        packet.steered = true;
         Some(packet)
     }
+}
+
+/// Whether the options of an IPv4 header, from `at` to `end`, have a source route among them, or
+/// are more than are followed.
+#[inline(always)]
+fn has_source_route(bytes: &impl Bytes, mut at: u32, end: u32) -> bool {
+    const END: u8 = 0;
+    const NOTHING: u8 = 1;
+    const LOOSE: u8 = 131;
+    const STRICT: u8 = 137;
+
+    for _ in 0..MAX_OPTIONS {
+        if at >= end {
+            return false;
+        }
+        let Some([kind]) = bytes.read::<1>(at) else {
+            return false;
+        };
+        at += match kind {
+            END => return false,
+            LOOSE | STRICT => return true,
+            NOTHING => 1,
+            _ => match bytes.read::<1>(at + 1) {
+                // Shorter than itself: nobody can tell what follows.
+                Some([0 | 1]) => return true,
+                Some([len]) => u32::from(len),
+                None => return false,
+            },
+        };
+    }
+    at < end
 }
 
 impl Transport {
@@ -228,6 +271,8 @@ pub enum Bypass {
     Protocol,
     /// By a packet socket.
     Frame,
+    /// By way of other addresses than its destination.
+    Route,
 }
 
 impl Bypass {
@@ -239,6 +284,7 @@ impl Bypass {
             Bypass::Raw => Counter::DropRaw,
             Bypass::Protocol => Counter::DropProtocol,
             Bypass::Frame => Counter::DropFrame,
+            Bypass::Route => Counter::DropRoute,
         }
     }
 }
@@ -249,6 +295,9 @@ impl Sent {
     /// kernel sends by itself, such as neighbour discovery.
     #[inline(always)]
     pub const fn continues(&self) -> bool {
+        if self.packet.steered {
+            return false;
+        }
         match (self.sender, self.packet.transport) {
             (
                 Sender::Socket,
@@ -280,6 +329,9 @@ impl Sent {
     /// The way that the packet takes.
     #[inline(always)]
     pub const fn way(&self) -> Bypass {
+        if self.packet.steered {
+            return Bypass::Route;
+        }
         match self.sender {
             Sender::Socket => Bypass::Socket,
             Sender::Raw => Bypass::Raw,
@@ -293,6 +345,9 @@ impl Sent {
 /// packet goes is dropped, and what it would redirect as well, since a redirected connection's
 /// packets go to loopback. `scope` and `prefix` are those of [`decide`].
 ///
+/// A packet that is steered goes elsewhere than `connect` or `sendmsg` was asked, or than its
+/// destination says: only those of exempt cgroups leave, in whatever namespace.
+///
 /// # Errors
 /// The packet is to be dropped.
 #[inline(always)]
@@ -302,6 +357,13 @@ pub fn decide_packet(
     prefix: Option<PrefixAction>,
     sent: &Sent,
 ) -> Result<(), Bypass> {
+    if sent.packet.steered {
+        return if settings.exempts(sent.cgroup) {
+            Ok(())
+        } else {
+            Err(sent.way())
+        };
+    }
     if sent.continues() {
         return Ok(());
     }

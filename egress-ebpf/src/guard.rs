@@ -32,7 +32,9 @@ fn leave(buffer: Buffer, packet: Option<Packet>) -> i32 {
     match packet.map(|packet| judge(buffer, packet, || netns(buffer))) {
         // Other programs on the device have their say too.
         None | Some(Ok(())) => TC_ACT_UNSPEC,
-        Some(Err(Bypass::Socket | Bypass::Raw | Bypass::Protocol | Bypass::Frame)) => TC_ACT_SHOT,
+        Some(Err(
+            Bypass::Socket | Bypass::Raw | Bypass::Protocol | Bypass::Frame | Bypass::Route,
+        )) => TC_ACT_SHOT,
     }
 }
 

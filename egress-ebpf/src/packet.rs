@@ -20,6 +20,8 @@ use crate::{
 };
 
 const AF_PACKET: u32 = 17;
+/// No namespace's cookie.
+const NO_NETNS: u64 = 0;
 
 /// A packet that leaves by a socket; its bytes begin with the IP header.
 #[inline(always)]
@@ -27,7 +29,9 @@ pub(crate) fn leave(ctx: &SkBuffContext) -> i32 {
     let buffer = Buffer { skb: ctx.skb.skb };
     match Packet::read(&buffer, 0).map(|packet| judge(buffer, packet, || None)) {
         None | Some(Ok(())) => ALLOW,
-        Some(Err(Bypass::Socket | Bypass::Raw | Bypass::Protocol | Bypass::Frame)) => DENY,
+        Some(Err(
+            Bypass::Socket | Bypass::Raw | Bypass::Protocol | Bypass::Frame | Bypass::Route,
+        )) => DENY,
     }
 }
 
@@ -61,7 +65,7 @@ pub(crate) fn judge(
     packet: Packet,
     device: impl FnOnce() -> Option<u64>,
 ) -> Result<(), Bypass> {
-    if packet.dst.is_local() {
+    if packet.dst.is_local() && !packet.steered {
         return Ok(());
     }
     let socket = socket(buffer);
@@ -84,6 +88,8 @@ pub(crate) fn judge(
         Some(unjudged) => Some(unjudged.netns()),
         None => netns(buffer, socket).or_else(device),
     };
+    // What is steered is judged without knowing.
+    let netns = netns.or(packet.steered.then_some(NO_NETNS));
     let Some(netns) = netns else {
         return Ok(());
     };

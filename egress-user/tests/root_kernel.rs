@@ -33,5 +33,7 @@ mod redirect;
 mod refuse;
 #[path = "root_kernel/sockets.rs"]
 mod sockets;
+#[path = "root_kernel/steered.rs"]
+mod steered;
 #[path = "root_kernel/strict.rs"]
 mod strict;

@@ -161,10 +161,39 @@ fn extension_headers_are_followed() {
         assert_eq!(packet.dst, addr("2001:db8::1"));
         assert_eq!(packet.protocol, TCP);
         assert_eq!(packet.transport, to(443, true), "{from}");
+        assert_eq!(packet.steered, from <= 2, "{from}");
     }
     let endless: Vec<_> = (0..20).map(|_| (60, options(0))).collect();
     let packet = read(&v6(&endless, TCP, &tcp(SYN)));
     assert_eq!(packet.transport, Transport::Hidden);
+    assert!(packet.steered);
+}
+
+#[test]
+fn source_routes_are_found_among_options() {
+    let with = |options: &[u8]| {
+        let mut bytes = v4(UDP, 0, 40, &TO_443);
+        bytes[20..20 + options.len()].copy_from_slice(options);
+        read(&bytes).steered
+    };
+    let record = [7, 7, 4, 0, 0, 0, 0];
+    for route in [131, 137] {
+        let route = [route, 7, 4, 192, 0, 2, 1];
+        assert!(with(&route));
+        assert!(with(&[[1].as_slice(), &route].concat()));
+        assert!(with(&[record.as_slice(), &[1], &route].concat()));
+        assert!(with(&[[1; 33].as_slice(), &route].concat()), "behind many");
+        // What follows the end is not an option.
+        assert!(!with(&[[0].as_slice(), &route].concat()));
+    }
+    assert!(!with(&record));
+    assert!(!with(&[148, 4, 0, 0]), "a router alert");
+    assert!(with(&[7, 0, 4]) && with(&[7, 1, 4]), "no length");
+    // One that ends with the header, and bytes above it that look like a route.
+    let mut bytes = v4(UDP, 0, 4, &[131, 7, 4, 0]);
+    bytes[20..24].copy_from_slice(&[148, 4, 0, 0]);
+    assert!(!read(&bytes).steered);
+    assert!(!read(&v4(UDP, 0, 0, &[131, 7, 4, 0])).steered);
 }
 
 #[test]
@@ -206,6 +235,7 @@ fn sent(sender: Sender, dst: &str, transport: Transport) -> Sent {
             dst: addr(dst),
             protocol: 0,
             transport,
+            steered: false,
         },
         cgroup: 1,
         now: 0,
@@ -307,6 +337,28 @@ fn loopback_exemption_prefix_and_unregistered_hold_for_packets_too() {
         );
         packet.cgroup = 77;
         assert_eq!(judge(&scope(), &packet), Ok(()));
+    }
+}
+
+#[test]
+fn what_is_steered_does_not_leave() {
+    let settings = settings(Fallback::Pass);
+    for dst in ["192.0.2.1", "2001:db8::1", "::1"] {
+        for (sender, _) in SENDERS {
+            for transport in [to(443, true), to(443, false), Transport::Portless] {
+                let mut steered = sent(sender, dst, transport);
+                steered.packet.steered = true;
+                let mut exempt = steered;
+                exempt.cgroup = 77;
+                for scope in [Some(scope()), None] {
+                    let prefix = Some(PrefixAction::Pass);
+                    let judge =
+                        |sent: &Sent| decide_packet(&settings, scope.as_ref(), prefix, sent);
+                    assert_eq!(judge(&steered), Err(Bypass::Route), "{steered:?}");
+                    assert_eq!(judge(&exempt), Ok(()), "{exempt:?}");
+                }
+            }
+        }
     }
 }
 

@@ -75,6 +75,8 @@ pub(crate) enum Step {
     Make(i32, i32, i32),
     /// Sets the socket's option of this level and name to 1.
     Option(i32, i32),
+    /// Sets the socket's option of this level and name to these bytes.
+    OptionBytes(i32, i32, Vec<u8>),
     /// Sets an option of a packet socket to 1.
     PacketOption(i32),
     /// Connects again and again until the test says go on; refusals are as good as connections.
@@ -303,6 +305,9 @@ fn take(socket: &Socket, step: &Step) -> io::Result<Outcome> {
             Socket::new((*family).into(), (*kind).into(), Some((*protocol).into()))?;
         }
         Step::Option(level, option) => crate::craft::set_option(socket, *level, *option)?,
+        Step::OptionBytes(level, option, value) => {
+            crate::craft::set_option_bytes(socket, *level, *option, value)?;
+        }
         Step::PacketOption(option) => crate::craft::packet_option(*option)?,
         Step::PeerName => return address(&socket.peer_addr()?),
         Step::LocalName => return address(&socket.local_addr()?),

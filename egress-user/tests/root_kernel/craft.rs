@@ -188,9 +188,20 @@ pub(crate) fn packet_option(option: i32) -> io::Result<()> {
 /// Sets an option of a socket to 1.
 pub(crate) fn set_option(socket: &Socket, level: i32, option: i32) -> io::Result<()> {
     let on: libc::c_int = 1;
-    // SAFETY: the socket is open, and `on` is as long as the kernel is told.
-    let result =
-        unsafe { libc::setsockopt(socket.as_raw_fd(), level, option, (&raw const on).cast(), 4) };
+    set_option_bytes(socket, level, option, &on.to_ne_bytes())
+}
+
+/// Sets an option of a socket to what these bytes say.
+pub(crate) fn set_option_bytes(
+    socket: &Socket,
+    level: i32,
+    option: i32,
+    value: &[u8],
+) -> io::Result<()> {
+    let len = value.len().try_into().unwrap();
+    let fd = socket.as_raw_fd();
+    // SAFETY: the socket is open, and `value` is as long as the kernel is told.
+    let result = unsafe { libc::setsockopt(fd, level, option, value.as_ptr().cast(), len) };
     if result == 0 {
         Ok(())
     } else {

@@ -25,7 +25,8 @@ pub struct KernelEvent {
     pub process: Option<Process>,
     /// Id of the cgroup of the process, or of the packet's socket; 0 where it is not known.
     pub cgroup: u64,
-    /// Cookie of the network namespace, see [`NetnsCookie::get`](crate::netns::NetnsCookie::get).
+    /// Cookie of the network namespace, see [`NetnsCookie::get`](crate::netns::NetnsCookie::get); 0
+    /// where the kernel does not tell it.
     pub netns: u64,
     /// The number of the transport protocol (`IPPROTO_`).
     pub protocol: u16,
