@@ -59,6 +59,8 @@ pub struct Setup<'a> {
     /// Ports of the gateways that the agent knows, all on the gateway's host;
     /// [`Deployment::another_gateway`] starts those other than [`TUNNEL_PORT`].
     pub gateways: &'a [u16],
+    /// The name by which the agent knows the gateways' host; its address otherwise.
+    pub gateway_name: Option<&'a str>,
 }
 
 /// A running agent and gateway. The agent captures port 443 of one cgroup in the lab's
@@ -113,6 +115,20 @@ impl Deployment {
     /// # Errors
     /// When it does not start; the error carries what it printed.
     pub fn another_gateway(&self, lab: &Lab, program: &Path, port: u16) -> anyhow::Result<Process> {
+        self.another_gateway_at(lab, program, (lab.gateway.v4, port).into())
+    }
+
+    /// As [`another_gateway`](Self::another_gateway), at another address of the gateway's host.
+    ///
+    /// # Errors
+    /// When it does not start; the error carries what it printed.
+    pub fn another_gateway_at(
+        &self,
+        lab: &Lab,
+        program: &Path,
+        listen: SocketAddr,
+    ) -> anyhow::Result<Process> {
+        let port = listen.port();
         let mut command = Command::new(program);
         let namespace = &lab.gateway.namespace;
         namespace.enter(&mut command)?;
@@ -121,7 +137,7 @@ impl Deployment {
         command
             .args(["gateway", "--config"])
             .arg(self.home.join("gateway.yaml"))
-            .args(["--listen", &format!("{}:{port}", lab.gateway.v4)])
+            .args(["--listen", &listen.to_string()])
             .args(["--admin", &admin.to_string(), "--log"])
             .arg(self.home.join(format!("gateway-{port}.jsonl")));
         let process = Process::start(command, &format!("gateway-{port}"), &self.home)?;
@@ -381,7 +397,9 @@ fn lines(lines: &[&str]) -> String {
 }
 
 fn agent_section(lab: &Lab, cgroup: &Cgroup, setup: &Setup<'_>) -> String {
-    let gateway = |port| format!("\"{}:{port}\"", lab.gateway.v4);
+    let address = lab.gateway.v4.to_string();
+    let host = setup.gateway_name.unwrap_or(&address);
+    let gateway = |port| format!("\"{host}:{port}\"");
     let gateways: Vec<String> = setup.gateways.iter().map(gateway).collect();
     let mut section = format!(
         "gateways: [{gateways}]\n\

@@ -12,6 +12,9 @@ use tempfile::TempDir;
 use crate::namespace::Namespace;
 use crate::sweep::{Entry, Leftover};
 
+/// The number of the gateway's host among those at the edge, in its addresses.
+const GATEWAY: u8 = 3;
+
 /// The laboratory: namespaces that know the way to each other, and a directory for files.
 ///
 /// The application could reach every origin directly. Whatever keeps it from doing so is the
@@ -54,6 +57,8 @@ pub struct Host {
 impl Lab {
     /// The origins' IPv4 addresses (RFC 5737, documentation).
     pub const ORIGINS_V4: &'static str = "203.0.113.0/24";
+    /// The address of [`Lab::gateway`], for what must know it before the lab is made.
+    pub const GATEWAY_V4: Ipv4Addr = Ipv4Addr::new(10, 77, GATEWAY, 2);
     /// The origins' IPv6 addresses (RFC 3849, documentation).
     pub const ORIGINS_V6: &'static str = "2001:db8::/64";
 
@@ -77,7 +82,7 @@ impl Lab {
         Ok(Lab {
             app: Host::attach(&internet, "app", 1)?,
             node: Host::attach(&internet, "node", 2)?,
-            gateway: Host::attach(&internet, "gateway", 3)?,
+            gateway: Host::attach(&internet, "gateway", GATEWAY)?,
             internet,
             directory,
         })

@@ -59,6 +59,7 @@ pub(crate) struct Wish<'a> {
     /// More lines for the gateway's configuration.
     pub(crate) gateway: &'a [&'a str],
     pub(crate) gateways: &'a [u16],
+    pub(crate) gateway_name: Option<&'a str>,
 }
 
 /// Whose authority signed a certificate.
@@ -85,6 +86,7 @@ impl Default for Wish<'_> {
             gateway_descriptors: None,
             gateway: &[],
             gateways: &[TUNNEL_PORT],
+            gateway_name: None,
         }
     }
 }
@@ -270,6 +272,7 @@ fn deploy(lab: &Lab, cgroup: &Cgroup, wish: &Wish<'_>) -> Deployment {
         gateway_descriptors: wish.gateway_descriptors,
         gateway: wish.gateway,
         gateways: wish.gateways,
+        gateway_name: wish.gateway_name,
     };
     Deployment::start(lab, cgroup, &setup).unwrap()
 }

@@ -108,6 +108,7 @@ impl Stage {
             agent: &[],
             capture: &[],
             gateways: &[TUNNEL_PORT],
+            gateway_name: None,
         };
         Deployment::start(&self.lab, &self.cgroup, &setup)
     }
