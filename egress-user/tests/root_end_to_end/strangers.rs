@@ -1,13 +1,16 @@
 //! Our gateway for other people's programs: mTLS with the application's bytes inside.
 
+use std::io::{Read as _, Write as _};
 use std::path::PathBuf;
+use std::thread;
 
 use egress_lab::Process;
 use egress_lab::deployment::{Record, TUNNEL_PORT};
 
-use crate::clients::{ACCESS_DENIED, Answer, curl, run};
+use crate::clients::{ACCESS_DENIED, Answer, curl, python_script, run};
+use crate::half_close::{HELLO, accept, listen};
 use crate::peers::{Header, PORT, Peer, Stranger};
-use crate::world::{EN, IBM, Wish, World};
+use crate::world::{EN, IBM, RAW, Wish, World};
 
 const TAKEN: &[&str] = &["raw: {enabled: true}"];
 const REQUIRED: &[&str] = &["raw: {enabled: true, proxy_header: require}"];
@@ -277,6 +280,39 @@ fn what_one_gateway_closes_another_carries() {
     for record in &world.finish().agent {
         assert_outcome(record, "allowed", "");
         assert_eq!(record.text("gateway"), own);
+    }
+}
+
+/// `close_notify` does for each direction what FIN does.
+#[test]
+fn each_direction_of_a_raw_stream_ends_on_its_own() {
+    let world = World::with(&Wish {
+        agent: &["protocol: raw"],
+        gateway: TAKEN,
+        ..Wish::default()
+    });
+    let listener = listen(&world);
+    let origin = thread::spawn(move || {
+        let mut stream = accept(&listener);
+        // Nothing else tells that the stream is carried.
+        stream.write_all(b"x").unwrap();
+        let mut question = Vec::new();
+        stream.read_to_end(&mut question).unwrap();
+        stream.write_all(&vec![b'a'; 1 << 20]).unwrap();
+        question
+    });
+    let script = "s.recv(1); s.sendall(b'question'); s.shutdown(socket.SHUT_WR); print(read_all())";
+    let arguments = [RAW.name, &RAW.v4.to_string()];
+    let answer = python_script(&world, &format!("{HELLO}{script}"), &arguments);
+    assert_eq!(answer.stdout, "1048576\n", "{answer:#?}");
+    assert!(origin.join().unwrap().ends_with(b"question"));
+    let records = world.finish();
+    let carried = |record: &&Record| record.text("verdict") == "allowed";
+    for hop in [&records.agent, &records.gateway] {
+        let carried: Vec<_> = hop.iter().filter(carried).collect();
+        assert_eq!(carried.len(), 1, "{hop:?}");
+        assert_eq!(carried[0].text("closed_by"), "client");
+        assert_eq!(carried[0].number("bytes_to_client"), Some((1 << 20) + 1));
     }
 }
 
