@@ -123,7 +123,7 @@ impl Flow {
 }
 
 /// What is stored with a redirected socket until its source port is known, and for `getpeername`
-/// as long as it lives.
+/// as long as it lives, also when another agent takes over: it knows the form by the size.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Redirected {
@@ -131,7 +131,8 @@ pub struct Redirected {
     netns: u64,
     listener: Addr,
     listener_port: Port,
-    zero: u16,
+    /// 1 until the SYN leaves.
+    pending: u16,
     zeros: u32,
 }
 
@@ -146,7 +147,7 @@ impl Redirected {
             netns,
             listener: to.addr(),
             listener_port: to.port(),
-            zero: 0,
+            pending: 1,
             zeros: 0,
         }
     }
@@ -167,6 +168,19 @@ impl Redirected {
     #[inline(always)]
     pub fn went_to(&self, addr: Addr, port: Port) -> bool {
         self.listener == addr && self.listener_port == port
+    }
+
+    /// Whether this connect goes to the listener because another program redirected it just now:
+    /// while one agent takes over from another, the programs of both judge it in turn.
+    #[inline(always)]
+    pub fn is_under_way_to(&self, addr: Addr, port: Port) -> bool {
+        self.pending != 0 && self.went_to(addr, port)
+    }
+
+    /// The SYN leaves: who connects again does so anew.
+    #[inline(always)]
+    pub const fn set_sent(&mut self) {
+        self.pending = 0;
     }
 }
 
@@ -197,8 +211,28 @@ mod tests {
         assert_eq!(offset_of!(Redirected, netns), 64);
         assert_eq!(offset_of!(Redirected, listener), 72);
         assert_eq!(offset_of!(Redirected, listener_port), 88);
-        assert_eq!(offset_of!(Redirected, zero), 90);
+        assert_eq!(offset_of!(Redirected, pending), 90);
         assert_eq!(offset_of!(Redirected, zeros), 92);
+    }
+
+    #[test]
+    fn a_redirect_is_under_way_until_its_syn_leaves() {
+        let caller = Caller {
+            cgroup: 7,
+            pid: 8,
+            uid: 9,
+            comm: [0; COMM_LEN],
+        };
+        let dst = Addr::from(IpAddr::from(Ipv4Addr::new(192, 0, 2, 1)));
+        let flow = Flow::new(dst, Port::from_host(443), Form::V4, caller, 11);
+        let to = Redirect::V4(Port::from_host(15001));
+        let mut redirected = Redirected::new(flow, 1, to);
+        assert!(redirected.is_under_way_to(to.addr(), to.port()));
+        assert!(!redirected.is_under_way_to(to.addr(), Port::from_host(15002)));
+        assert!(!redirected.is_under_way_to(dst, Port::from_host(443)));
+        redirected.set_sent();
+        assert!(!redirected.is_under_way_to(to.addr(), to.port()));
+        assert!(redirected.went_to(to.addr(), to.port()));
     }
 
     #[test]

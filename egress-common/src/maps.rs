@@ -16,6 +16,10 @@ pub const COUNTERS: &str = "COUNTERS";
 pub const EVENTS: &str = "EVENTS";
 /// Name of the map from [`Device`](crate::Device) to the cookie of its namespace.
 pub const DEVICES: &str = "DEVICES";
+/// Name of the sockets' storage with [`Redirected`](crate::Redirected).
+pub const SOCKETS: &str = "SOCKETS";
+/// Name of the sockets' storage with [`Unjudged`](crate::Unjudged).
+pub const UNJUDGED: &str = "UNJUDGED";
 /// Name of the constant that tells the programs whether `bpf_skc_to_mptcp_sock` can be called.
 pub const MPTCP_SOCK: &str = "MPTCP_SOCK";
 /// Name of the constant that tells the programs whether `bpf_get_netns_cookie` can be called for a

@@ -83,7 +83,8 @@ pub fn decide_option(
 }
 
 /// What is stored with a socket whose `connect` or `sendmsg` nothing judges: who made it, in which
-/// namespace. Packets know neither on every kernel.
+/// namespace. Packets know neither on every kernel. It lives as long as the socket, also when
+/// another agent takes over: it knows the form by the size.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Unjudged {

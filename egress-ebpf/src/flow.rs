@@ -28,9 +28,10 @@ pub(crate) fn connecting(ctx: &SockOpsContext) {
     }
     // SAFETY: `sk` is a socket and not null; the map's values are `Redirected`, written only
     // under the socket's lock, which is held now.
-    let redirected = unsafe { storage(sk.cast(), 0).as_ref() };
+    let redirected = unsafe { storage(sk.cast(), 0).as_mut() };
     match redirected {
         Some(redirected) => {
+            redirected.set_sent();
             share_with_mptcp(sk, redirected);
             record(ctx, redirected);
         }

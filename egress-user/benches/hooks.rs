@@ -94,6 +94,7 @@ fn capture(namespace: &Namespace, cgroup: &Cgroup) -> Capture {
         exempt_cgroup: None,
         resolvers: Vec::new(),
         heartbeat: None,
+        pins: None,
         log: false,
     })
     .unwrap_or_else(|error| panic!("{error}"));

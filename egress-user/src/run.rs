@@ -81,6 +81,7 @@ pub fn run(options: RunOptions) -> anyhow::Result<u8> {
         // Ctrl-Z stops the command together with us.
         heartbeat: None,
         resolvers: resolvers::of_the_system()?,
+        pins: None,
         log: options.verbose,
     })?;
     let cgroup2 = Cgroup2::find()?;

@@ -27,6 +27,8 @@ mod evidence;
 mod guard;
 #[path = "root_kernel/lifetime.rs"]
 mod lifetime;
+#[path = "root_kernel/memory.rs"]
+mod memory;
 #[path = "root_kernel/redirect.rs"]
 mod redirect;
 #[path = "root_kernel/refuse.rs"]

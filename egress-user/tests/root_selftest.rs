@@ -68,6 +68,7 @@ impl Weakened {
             exempt_cgroup: None,
             resolvers: Vec::new(),
             heartbeat: None,
+            pins: None,
             log: false,
         })
         .unwrap();

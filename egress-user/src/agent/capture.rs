@@ -12,6 +12,7 @@ mod flows;
 mod guard;
 mod heartbeat;
 mod link;
+mod memory;
 mod pins;
 mod programs;
 
@@ -19,7 +20,7 @@ use std::fs::File;
 use std::io;
 use std::mem;
 use std::net::IpAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use aya::maps::{Array, HashMap, LpmTrie, MapData, lpm_trie};
@@ -58,6 +59,9 @@ pub struct CaptureOptions {
     pub resolvers: Vec<IpAddr>,
     /// How long this process may be silent, see [`Capture::beat`]; no limit when absent.
     pub heartbeat: Option<Duration>,
+    /// Where an earlier process [pinned](Capture::pin) what its programs remember of sockets, and
+    /// this one will. Sockets outlive processes: without, those of before are forgotten.
+    pub pins: Option<PathBuf>,
     /// Whether the programs log what they redirect and refuse; it costs some time on each.
     pub log: bool,
 }
@@ -114,7 +118,7 @@ impl Capture {
 
         // Where packets tell their namespace, there is tcx too.
         let tcx = features::packet_netns();
-        let mut ebpf = load_object(options.log, tcx)?;
+        let mut ebpf = load_object(options, tcx)?;
         let settings = settings(options)?;
         let limit = options.heartbeat.unwrap_or_default();
         write_settings(&mut ebpf, heartbeat::beating(settings, limit))?;
@@ -298,7 +302,8 @@ impl Capture {
 
     /// Pins every link in the directory `dir` of a bpf file system, and the guards of interfaces
     /// too, those to come included: the programs stay attached when this process ends, and captured
-    /// connections that nobody listens for are refused.
+    /// connections that nobody listens for are refused. What the programs remember of sockets is
+    /// pinned for a [successor](CaptureOptions::pins).
     ///
     /// Links that an earlier process pinned there are replaced, after this one's programs were
     /// attached, so that there is no moment without programs: while both are, an address that the
@@ -310,21 +315,25 @@ impl Capture {
     pub fn pin(&mut self, dir: &Path) -> Result<(), CaptureError> {
         // Only the pins hold the links from now on, so that a successor that replaces them ends
         // them, while this process goes on serving what it has accepted.
-        drop(pins::replace(dir, mem::take(&mut self.links))?);
+        let memories = memory::descriptors(&self.ebpf)?;
+        drop(pins::replace(dir, &memories, mem::take(&mut self.links))?);
         self.guards.pin(dir)
     }
 }
 
-fn load_object(log: bool, packet_netns: bool) -> Result<Ebpf, CaptureError> {
-    let log_level = if log { Level::Debug as u8 } else { 0 };
+fn load_object(options: &CaptureOptions, packet_netns: bool) -> Result<Ebpf, CaptureError> {
+    let log_level = if options.log { Level::Debug as u8 } else { 0 };
     let mptcp_sock = u8::from(features::mptcp_sock());
     let packet_netns = u8::from(packet_netns);
-    EbpfLoader::new()
+    let mut loader = EbpfLoader::new();
+    loader
         .override_global(aya_log::LEVEL, &log_level, true)
         .override_global(maps::MPTCP_SOCK, &mptcp_sock, true)
-        .override_global(maps::PACKET_NETNS, &packet_netns, true)
-        .load(OBJECT)
-        .map_err(error::object)
+        .override_global(maps::PACKET_NETNS, &packet_netns, true);
+    if let Some(dir) = &options.pins {
+        memory::inherit(&mut loader, dir);
+    }
+    loader.load(OBJECT).map_err(error::object)
 }
 
 fn settings(options: &CaptureOptions) -> Result<Settings, CaptureError> {

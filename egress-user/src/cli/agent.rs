@@ -245,6 +245,7 @@ fn load(config: &CaptureConfig, cgroups: &Cgroup2, verbose: bool) -> anyhow::Res
         exempt_cgroup: own_cgroup(cgroups, &config.cgroup)?,
         resolvers,
         heartbeat: Some(config.heartbeat),
+        pins: config.pin.clone(),
         log: verbose,
     })?)
 }

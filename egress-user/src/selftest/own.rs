@@ -63,6 +63,7 @@ impl Own {
             exempt_cgroup: None,
             resolvers: Vec::new(),
             heartbeat: Some(HEARTBEAT),
+            pins: None,
             log: false,
         })?;
         let bound = netns.on_thread(|| Ok((cookie_of_current()?, listen_on_loopback(BACKLOG)?)))?;

@@ -93,10 +93,12 @@ fn pinned_links_stay_until_they_are_cleaned_up() {
     let removed = cleanup(&dir).unwrap();
     assert_eq!(
         removed.len(),
-        11,
-        "ten links and the directory: {removed:?}"
+        13,
+        "ten links, two maps and the directory: {removed:?}"
     );
-    assert!(removed.contains(&dir.join("egress_connect4").display().to_string()));
+    for pin in ["egress_connect4", "egress_sockets", "egress_unjudged"] {
+        assert!(removed.contains(&dir.join(pin).display().to_string()));
+    }
     assert!(!dir.exists());
     gone(&cgroup);
     connects_directly(&place, &cgroup);

@@ -34,6 +34,7 @@ pub(crate) fn options() -> CaptureOptions {
         exempt_cgroup: None,
         resolvers: Vec::new(),
         heartbeat: None,
+        pins: None,
         log: false,
     }
 }

@@ -90,14 +90,16 @@ impl Flows {
         let earlier = self.earlier.as_ref();
         let earlier = earlier.filter(|earlier| Instant::now() < earlier.until);
         let maps = std::iter::once(&self.map).chain(earlier.map(|earlier| &earlier.map));
-        let mut flows = maps.filter_map(|map| match look_up(map, command, &key) {
+        let flows = maps.filter_map(|map| match look_up(map, command, &key) {
             Ok(flow) => flow,
             Err(error) => {
                 warn!(%error, "the kernel's flow records cannot be read");
                 None
             }
         });
-        flows.next().map(|flow| record(&flow))
+        // Taken from both: the programs of both write while one takes over from the other.
+        let flow = flows.reduce(|latest, _| latest);
+        flow.map(|flow| record(&flow))
     }
 
     /// The map itself, for a successor.

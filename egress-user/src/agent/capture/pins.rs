@@ -1,36 +1,38 @@
-//! Links pinned in a bpf file system: they keep the programs attached without a process.
+//! Links pinned in a bpf file system: they keep the programs attached without a process. With them
+//! is what the programs remember of sockets.
 
 use std::fs;
 use std::io;
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, BorrowedFd};
 use std::path::{Path, PathBuf};
 
 use super::CaptureError;
 use super::guard;
 use super::link::{self, Link};
-use super::programs::names;
+use super::{memory, programs};
 
 /// Ends the name of a pin that will replace another. The file system has no names with dots.
 pub(super) const NEW: &str = "_new";
 
-/// Pins `links` in `dir` in place of those that are pinned there.
+/// Pins `memories` and `links` in `dir` in place of those that are pinned there. Gives the links
+/// back.
 pub(super) fn replace(
     dir: &Path,
+    memories: &[(&'static str, BorrowedFd<'_>)],
     links: Vec<(&'static str, Link)>,
 ) -> Result<Vec<(&'static str, Link)>, CaptureError> {
     prepare(dir)?;
-    let pinned = links
-        .into_iter()
-        .map(|(name, link)| {
-            let path = new_path(dir, name);
-            match link::pin(link.as_fd(), &path) {
-                Ok(()) => Ok((name, link)),
-                Err(source) => Err(CaptureError::Pin { path, source }),
-            }
-        })
-        .collect::<Result<Vec<_>, CaptureError>>()
-        .inspect_err(|_| remove_new(dir))?;
-    for (name, _) in &pinned {
+    // What the programs remember goes first: without it their links are worth less.
+    let pairs = links.iter().map(|(name, link)| (*name, link.as_fd()));
+    let objects: Vec<_> = memories.iter().copied().chain(pairs).collect();
+    for (name, object) in &objects {
+        let path = new_path(dir, name);
+        link::pin(*object, &path).map_err(|source| {
+            remove_new(dir);
+            CaptureError::Pin { path, source }
+        })?;
+    }
+    for (name, _) in &objects {
         // Renaming over a pin removes it: the earlier link ends in the moment that this one takes
         // its name.
         let to = dir.join(name);
@@ -39,7 +41,12 @@ pub(super) fn replace(
             CaptureError::Pin { path: to, source }
         })?;
     }
-    Ok(pinned)
+    Ok(links)
+}
+
+/// The names of all pins but the guards'.
+fn names() -> impl Iterator<Item = &'static str> {
+    memory::names().chain(programs::names())
 }
 
 /// Removes every pin of this program from `dir`, and `dir` itself if it is empty then; the

@@ -28,7 +28,7 @@ pub(super) const PROGRAMS: [(&str, Hook); 10] = [
     ("egress_packet", Hook::Packet),
 ];
 
-/// The names of [`PROGRAMS`], which are the names of their pins too.
+/// The names of [`PROGRAMS`], which are the names of their links' pins too.
 pub(super) fn names() -> impl Iterator<Item = &'static str> {
     PROGRAMS.into_iter().map(|(name, _)| name)
 }
