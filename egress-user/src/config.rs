@@ -190,7 +190,8 @@ impl LogPaths {
     }
 }
 
-/// Collects what is missing once file, flags and variables are put together.
+/// Collects what is missing, or does not go together, once file, flags and variables are put
+/// together.
 struct Needs {
     label: String,
     missing: Vec<Mistake>,
@@ -222,6 +223,10 @@ impl Needs {
             ));
         }
         value
+    }
+
+    fn mistake(&mut self, what: &str) {
+        self.missing.push(Mistake::new(&self.label, what));
     }
 
     fn finish<T>(self, value: Option<T>) -> Result<T, Mistakes> {

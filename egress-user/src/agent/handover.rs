@@ -192,16 +192,25 @@ impl Offer {
 
     fn wait(&self, agent: &Listening) {
         loop {
-            let taken = self
-                .socket
-                .accept()
-                .map_err(|source| failed(&self.path, source));
-            let given = taken.and_then(|(successor, _)| self.give(agent, &successor));
-            match given {
+            let successor = self.accept();
+            match self.give(agent, &successor) {
                 Ok(()) => return,
                 Err(error) => {
                     agent.go_on();
                     tracing::warn!("{:#}", anyhow::Error::new(error));
+                }
+            }
+        }
+    }
+
+    fn accept(&self) -> Socket {
+        loop {
+            match self.socket.accept() {
+                Ok((successor, _)) => return successor,
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept a successor");
+                    // Out of descriptors is over once others have ended; spinning helps nobody.
+                    thread::sleep(Duration::from_millis(50));
                 }
             }
         }

@@ -210,6 +210,12 @@ impl CaptureOptions {
     }
 
     fn complete(self, needs: &mut Needs) -> Option<CaptureConfig> {
+        if self.handover.is_some() && self.pin.is_none() {
+            needs.mistake(
+                "`handover` takes `pin`: without pins to replace, the programs of the agent before \
+                 stay attached beside the next one's until it has drained",
+            );
+        }
         Some(CaptureConfig {
             cgroup: needs.path("capture.cgroup", self.cgroup)?,
             namespaces: self.namespaces.unwrap_or_default(),
@@ -324,6 +330,22 @@ capture: {cgroup: /sys/fs/cgroup/kubepods}
         ] {
             assert!(load(&text(wrong)).is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn a_handover_takes_pins() {
+        let text = "\
+policy: p.yaml
+tls: {certificate: a.pem, key: k.pem, bundle: ca.pem}
+gateways: [\"10.0.0.2:8443\"]
+capture:
+  cgroup: /sys/fs/cgroup/kubepods
+  handover: /run/egress/handover
+";
+        let mistakes = load(text).unwrap_err().to_string();
+        assert!(mistakes.contains("`handover` takes `pin`"), "{mistakes}");
+        let pinned = format!("{text}  pin: /sys/fs/bpf/egress\n");
+        assert!(load(&pinned).unwrap().capture.handover.is_some());
     }
 
     #[test]
