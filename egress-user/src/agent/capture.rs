@@ -222,8 +222,8 @@ impl Capture {
     /// It blocks for the time of a thread's life; not to be called on an async worker.
     ///
     /// # Errors
-    /// Fails when the namespace cannot be entered, or the kernel refuses; devices that got their
-    /// guard before keep it.
+    /// Fails when the namespace cannot be entered, the kernel refuses, or packets on a device begin
+    /// with a header that is not known; the other devices are guarded all the same.
     pub fn guard_interfaces(&mut self, netns: &Netns) -> Result<Vec<String>, CaptureError> {
         self.guards.guard(&mut self.ebpf, netns)
     }

@@ -4,7 +4,7 @@ use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::time::Duration;
 
 use egress_lab::{BpfFs, Namespace};
-use egress_user::agent::capture::cleanup;
+use egress_user::agent::capture::{CaptureError, cleanup};
 use egress_user::netns::Netns;
 
 use crate::client::{Outcome, Script, Step, TCP};
@@ -220,6 +220,46 @@ fn a_device_of_bare_packets_is_guarded() {
     let packet = tun.next_to("203.0.113.1");
     assert!(packet.ends_with(b"control"), "{packet:?}");
     assert_eq!(tun.world.counter("drop_socket"), 1);
+}
+
+/// As InfiniBand's: whatever is behind it would pass.
+#[test]
+fn a_device_with_an_unknown_header_is_named() {
+    use std::os::fd::AsRawFd as _;
+
+    let mut world = World::new();
+    let workload = &world.place.workload;
+    let file = workload.run(tun_device).unwrap();
+    let kind = libc::c_ulong::from(libc::ARPHRD_INFINIBAND);
+    // SAFETY: the file is open, and the command takes a number.
+    let result = unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETLINK, kind) };
+    assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
+    let netns = Netns::at(workload.path()).unwrap();
+    // One that is down sends nothing.
+    assert_eq!(world.capture.guard_interfaces(&netns).unwrap(), ["eth0"]);
+    workload
+        .ip("link set tun0 up
+")
+        .unwrap();
+    workload
+        .ip("link add eth7 type veth peer name eth8
+")
+        .unwrap();
+    let error = world.capture.guard_interfaces(&netns).unwrap_err();
+    assert!(
+        matches!(&error, CaptureError::LinkLayer { device, kind: 32 } if device == "tun0"),
+        "{error:?}"
+    );
+    // The others are guarded all the same.
+    workload
+        .ip("link del tun0
+")
+        .unwrap();
+    let mut names = world.capture.guard_interfaces(&netns).unwrap();
+    names.sort_unstable();
+    assert_eq!(names, ["eth0", "eth7", "eth8"]);
+    let tap = world.place.origin.tap();
+    assert!(!arrives(&world, &tap, Way::Frame, EVERY_DST[0], Above::Udp));
 }
 
 #[test]

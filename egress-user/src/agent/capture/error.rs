@@ -127,6 +127,16 @@ pub enum CaptureError {
         #[source]
         source: Box<dyn Error + Send + Sync>,
     },
+    /// A network device has a link layer of its own.
+    #[error(
+        "cannot guard the network device {device}: packets on it begin with a header that is not known (link layer {kind})"
+    )]
+    LinkLayer {
+        /// The device.
+        device: String,
+        /// The number of its link layer, `ARPHRD_` in the kernel's `if_arp.h`.
+        kind: u16,
+    },
     /// The cgroup could not be opened.
     #[error("cannot open the cgroup {}", path.display())]
     OpenCgroup {

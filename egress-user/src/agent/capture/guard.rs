@@ -56,7 +56,7 @@ impl Guards {
     }
 
     /// Guards the devices of a namespace that are not guarded yet, and gives the names of all that
-    /// are.
+    /// are. One that cannot be guarded keeps none of the others from it.
     pub(super) fn guard(
         &mut self,
         ebpf: &mut Ebpf,
@@ -70,10 +70,15 @@ impl Guards {
             let cookie = cookie_of_current().map_err(list)?;
             let interfaces = interfaces().map_err(list)?;
             self.forget_missing(cookie, &interfaces)?;
-            for interface in &interfaces {
-                self.guard_one(ebpf, cookie, interface)?;
+            let mut guarded = Vec::new();
+            let mut failed = None;
+            for interface in interfaces {
+                match self.guard_one(ebpf, cookie, &interface) {
+                    Ok(()) => guarded.push(interface.name),
+                    Err(error) => failed = Some(error),
+                }
             }
-            Ok(interfaces.into_iter().map(|each| each.name).collect())
+            failed.map_or(Ok(guarded), Err)
         })?
     }
 
@@ -109,7 +114,7 @@ impl Guards {
         if self.is_guarded(cookie, interface.index) {
             return Ok(());
         }
-        let program = program(ebpf, interface.link)?;
+        let program = program(ebpf, interface)?;
         let class = self.free_class();
         let device = if self.tcx {
             Device::with_index(interface.index)
@@ -237,9 +242,18 @@ impl fmt::Debug for Guards {
     }
 }
 
-/// The program for the devices of a link layer, loaded.
-fn program(ebpf: &mut Ebpf, link: LinkLayer) -> Result<&mut SchedClassifier, CaptureError> {
-    let name = match link {
+/// The program for a device, by its link layer, loaded.
+fn program<'a>(
+    ebpf: &'a mut Ebpf,
+    interface: &Interface,
+) -> Result<&'a mut SchedClassifier, CaptureError> {
+    let name = match interface.link {
+        LinkLayer::Unknown(kind) => {
+            return Err(CaptureError::LinkLayer {
+                device: interface.name.clone(),
+                kind,
+            });
+        }
         LinkLayer::Ethernet => "egress_guard",
         LinkLayer::Bare => "egress_guard_ip",
     };

@@ -21,9 +21,12 @@ pub(super) enum Link {
     Ethernet,
     /// The IP header.
     Bare,
+    /// A header that is not known, of a link layer with this number (`ARPHRD_`).
+    Unknown(u16),
 }
 
-/// Every device but loopback.
+/// Every device but loopback, and but those that are down and could not be guarded: kernels give
+/// every namespace such ones.
 pub(super) fn interfaces() -> io::Result<Vec<Interface>> {
     let socket = Socket::new(Domain::IPV4, Type::DGRAM, None)?;
     let mut interfaces = Vec::new();
@@ -55,17 +58,52 @@ fn names() -> io::Result<Vec<(u32, String)>> {
     Ok(names)
 }
 
-/// What the device's packets begin with; `None` for loopback, and for a device that has gone.
+/// What the device's packets begin with; `None` for what [`interfaces`] leaves out, and for a device
+/// that has gone.
 fn link(socket: &Socket, name: &str) -> io::Result<Option<Link>> {
-    let mut request = MaybeUninit::<libc::ifreq>::zeroed();
+    /// Of mobile modems; the libc crate does not have it.
+    const ARPHRD_RAWIP: u16 = 519;
+
+    let Some(request) = ask(socket, name, libc::SIOCGIFHWADDR)? else {
+        return Ok(None);
+    };
+    // SAFETY: the command succeeded and filled this field.
+    let kind = unsafe { request.ifr_ifru.ifru_hwaddr.sa_family };
+    Ok(match kind {
+        libc::ARPHRD_LOOPBACK => None,
+        libc::ARPHRD_ETHER => Some(Link::Ethernet),
+        // Tun, WireGuard and the like; tunnels that add their header after the guard.
+        libc::ARPHRD_NONE
+        | ARPHRD_RAWIP
+        | libc::ARPHRD_PPP
+        | libc::ARPHRD_TUNNEL
+        | libc::ARPHRD_TUNNEL6
+        | libc::ARPHRD_SIT => Some(Link::Bare),
+        kind if is_up(socket, name)? => Some(Link::Unknown(kind)),
+        _ => None,
+    })
+}
+
+fn is_up(socket: &Socket, name: &str) -> io::Result<bool> {
+    let Some(request) = ask(socket, name, libc::SIOCGIFFLAGS)? else {
+        return Ok(false);
+    };
+    // SAFETY: the command succeeded and filled this field.
+    let flags = unsafe { request.ifr_ifru.ifru_flags };
+    Ok(libc::c_int::from(flags) & libc::IFF_UP != 0)
+}
+
+/// Asks about a device; `None` if it has gone.
+fn ask(socket: &Socket, name: &str, command: libc::Ioctl) -> io::Result<Option<libc::ifreq>> {
+    let request = MaybeUninit::<libc::ifreq>::zeroed();
     // SAFETY: zeros are a request with an empty name.
-    let request = unsafe { request.assume_init_mut() };
+    let mut request = unsafe { request.assume_init() };
     // The name is shorter than its field, and closed by a zero.
     for (to, from) in request.ifr_name.iter_mut().zip(name.bytes()) {
         *to = libc::c_char::from_ne_bytes([from]);
     }
-    // SAFETY: the socket is open, and the request is one for this command.
-    let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCGIFHWADDR, &raw mut *request) };
+    // SAFETY: the socket is open, and the request is one for the commands that ask about devices.
+    let result = unsafe { libc::ioctl(socket.as_raw_fd(), command, &raw mut request) };
     if result < 0 {
         let error = io::Error::last_os_error();
         return match error.raw_os_error() {
@@ -73,11 +111,5 @@ fn link(socket: &Socket, name: &str) -> io::Result<Option<Link>> {
             _ => Err(error),
         };
     }
-    // SAFETY: the command succeeded and filled this field.
-    let kind = unsafe { request.ifr_ifru.ifru_hwaddr.sa_family };
-    Ok(match kind {
-        libc::ARPHRD_LOOPBACK => None,
-        libc::ARPHRD_ETHER => Some(Link::Ethernet),
-        _ => Some(Link::Bare),
-    })
+    Ok(Some(request))
 }
