@@ -153,7 +153,7 @@ pub(super) struct AgentArgs {
     cleanup: bool,
 
     /// Socket by which the listeners go to the next agent that is started with it, so that an
-    /// upgrade refuses no connection; the agent ends then [default: none]
+    /// upgrade refuses no connection; the agent ends then; it takes --pin [default: none]
     #[arg(long, env = "EGRESS_HANDOVER", value_name = "SOCKET")]
     handover: Option<PathBuf>,
 
@@ -311,6 +311,8 @@ async fn serve(config: AgentConfig, loaded: Loaded, verbose: bool) -> anyhow::Re
     let capture = Arc::new(Mutex::new(capture));
     let mut discovery = discover(&config.capture, agent.clone(), capture.clone(), inherited)?;
     let namespaces = discovery.len();
+    // From before the first connection is redirected, however long the rest of the start takes.
+    tokio::spawn(beat(capture.clone(), config.capture.heartbeat));
     attach(&capture, &config.capture)?;
     discovery.attached();
     if let Some(inherited) = discovery.take_inherited() {
@@ -340,7 +342,6 @@ async fn serve(config: AgentConfig, loaded: Loaded, verbose: bool) -> anyhow::Re
     }
     tracing::info!(cgroup = %config.capture.cgroup.display(), namespaces, "agent ready");
     tokio::spawn(agent.keep_warm());
-    tokio::spawn(beat(capture, config.capture.heartbeat));
     common::until_told(drainer, config.base.drain, succeeded.reached()).await?;
     if discovering.join().is_err() {
         tracing::error!("the discovery of namespaces ended early");
@@ -418,6 +419,8 @@ fn discover(
 /// The moment from which processes are captured.
 fn attach(capture: &Mutex<Capture>, config: &CaptureConfig) -> anyhow::Result<()> {
     let mut capture = capture.lock().unwrap_or_else(PoisonError::into_inner);
+    // The programs were loaded a while ago.
+    capture.beat()?;
     capture.attach(&config.cgroup)?;
     if let Some(dir) = &config.pin {
         capture.pin(dir)?;
