@@ -19,7 +19,6 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::Buf;
 use tokio::io::AsyncWrite;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
@@ -232,7 +231,7 @@ impl<'a, T: Transport> Relay<'a, T> {
     fn poll(
         &mut self,
         cx: &mut Context<'_>,
-        mut timer: Pin<&mut Sleep>,
+        timer: Pin<&mut Sleep>,
         idle: Duration,
     ) -> Poll<Result<(), RelayError>> {
         let (outward, inward) = loop {
@@ -252,13 +251,7 @@ impl<'a, T: Transport> Relay<'a, T> {
         if self.watch.poll_limit(cx).is_ready() {
             return Poll::Ready(Err(RelayError::Idle));
         }
-        while timer.as_mut().poll(cx).is_ready() {
-            if !std::mem::take(&mut self.moved) {
-                return Poll::Ready(Err(RelayError::Idle));
-            }
-            timer.as_mut().reset(Instant::now() + idle);
-        }
-        Poll::Pending
+        poll_idle(cx, timer, idle, &mut self.moved).map(|()| Err(RelayError::Idle))
     }
 
     /// Socket → tunnel.
@@ -380,7 +373,10 @@ impl<'a, T: Transport> Relay<'a, T> {
             return Poll::Ready(Ok(()));
         }
         loop {
-            ready!(self.poll_admitted(cx))?;
+            let admitted = self
+                .watch
+                .poll_admitted(cx, self.socket, &mut self.inward.bytes);
+            ready!(admitted).map_err(RelayError::Socket)?;
             if self.watch.client_waits(End::Tunnel) {
                 return Poll::Pending;
             }
@@ -417,17 +413,22 @@ impl<'a, T: Transport> Relay<'a, T> {
         self.moved = true;
         Poll::Ready(Ok(()))
     }
+}
 
-    /// Writes to the socket what is admitted.
-    fn poll_admitted(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), RelayError>> {
-        while let Some(admitted) = self.watch.admitted(End::Tunnel) {
-            let written = ready!(Pin::new(&mut *self.socket).poll_write(cx, admitted))
-                .map_err(RelayError::Socket)?;
-            admitted.advance(written);
-            self.inward.bytes += written as u64;
+/// Ready when nothing has `moved` for a whole period of `idle`.
+fn poll_idle(
+    cx: &mut Context<'_>,
+    mut timer: Pin<&mut Sleep>,
+    idle: Duration,
+    moved: &mut bool,
+) -> Poll<()> {
+    while timer.as_mut().poll(cx).is_ready() {
+        if !std::mem::take(moved) {
+            return Poll::Ready(());
         }
-        Poll::Ready(Ok(()))
+        timer.as_mut().reset(Instant::now() + idle);
     }
+    Poll::Pending
 }
 
 impl<T> Drop for Relay<'_, T> {

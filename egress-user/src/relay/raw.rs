@@ -12,9 +12,9 @@ use std::time::Duration;
 use bytes::{Buf, BytesMut};
 use tokio::io::AsyncWrite;
 use tokio::net::TcpStream;
-use tokio::time::{Instant, Sleep};
+use tokio::time::Sleep;
 
-use super::{Carried, Direction, End, RelayError, Session, Watch};
+use super::{Carried, Direction, End, RelayError, Session, Watch, poll_idle};
 use crate::tunnel::stream::{Transport, TunnelError};
 
 /// Read from the socket at once: four TLS records.
@@ -71,7 +71,7 @@ impl<T: Transport> Relay<'_, T> {
     fn poll(
         &mut self,
         cx: &mut Context<'_>,
-        mut timer: Pin<&mut Sleep>,
+        timer: Pin<&mut Sleep>,
         idle: Duration,
     ) -> Poll<Result<(), RelayError>> {
         let (outward, inward) = loop {
@@ -87,13 +87,7 @@ impl<T: Transport> Relay<'_, T> {
         if self.watch.poll_limit(cx).is_ready() {
             return Poll::Ready(Err(RelayError::Idle));
         }
-        while timer.as_mut().poll(cx).is_ready() {
-            if !std::mem::take(&mut self.moved) {
-                return Poll::Ready(Err(RelayError::Idle));
-            }
-            timer.as_mut().reset(Instant::now() + idle);
-        }
-        Poll::Pending
+        poll_idle(cx, timer, idle, &mut self.moved).map(|()| Err(RelayError::Idle))
     }
 
     /// Socket → TLS.
@@ -176,7 +170,10 @@ impl<T: Transport> Relay<'_, T> {
             return Poll::Ready(Ok(()));
         }
         while !self.inward.finishing {
-            ready!(self.poll_admitted(cx))?;
+            let admitted = self
+                .watch
+                .poll_admitted(cx, self.socket, &mut self.inward.bytes);
+            ready!(admitted).map_err(RelayError::Socket)?;
             if self.watch.client_waits(End::Tunnel) {
                 return Poll::Pending;
             }
@@ -213,17 +210,6 @@ impl<T: Transport> Relay<'_, T> {
         };
         Pin::new(&mut *self.transport).consume(taken);
         self.moved = true;
-        Poll::Ready(Ok(()))
-    }
-
-    /// Writes to the socket what is admitted.
-    fn poll_admitted(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), RelayError>> {
-        while let Some(admitted) = self.watch.admitted(End::Tunnel) {
-            let written = ready!(Pin::new(&mut *self.socket).poll_write(cx, admitted))
-                .map_err(RelayError::Socket)?;
-            admitted.advance(written);
-            self.inward.bytes += written as u64;
-        }
         Poll::Ready(Ok(()))
     }
 }

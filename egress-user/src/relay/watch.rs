@@ -1,11 +1,14 @@
 //! The first flights of the session, while they matter, as the relay has them.
 
 use std::future::Future;
+use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::BytesMut;
+use bytes::{Buf, BytesMut};
+use tokio::io::AsyncWrite;
+use tokio::net::TcpStream;
 use tokio::time::{Sleep, sleep};
 
 use super::{End, RelayError, Session};
@@ -77,6 +80,21 @@ impl Watch {
     /// Whether an answer that the client waited for has come since this was last asked.
     pub(super) fn take_answer(&mut self) -> bool {
         std::mem::take(&mut self.answered)
+    }
+
+    /// Writes to the socket what may go on of a client's behind the tunnel, and adds it to `count`.
+    pub(super) fn poll_admitted(
+        &mut self,
+        cx: &mut Context<'_>,
+        socket: &mut TcpStream,
+        count: &mut u64,
+    ) -> Poll<io::Result<()>> {
+        while let Some(admitted) = self.admitted(End::Tunnel) {
+            let written = ready!(Pin::new(&mut *socket).poll_write(cx, admitted))?;
+            admitted.advance(written);
+            *count += written as u64;
+        }
+        Poll::Ready(Ok(()))
     }
 
     /// What may go on of the bytes of the client at this end, when there is something.

@@ -239,10 +239,12 @@ impl<'a> Findings<'a> {
             what: check.what.clone(),
             owed: check.owed.to_string(),
             got: got(outcome, arrived.as_deref()),
-            verdict: match (seen.is_empty(), as_owed) {
-                (false, _) => Verdict::Leak,
-                (true, false) => Verdict::Fail,
-                (true, true) => Verdict::Pass,
+            verdict: match (seen.is_empty(), outcome, as_owed) {
+                (false, _, _) => Verdict::Leak,
+                // What the kernel does not have proves nothing about us.
+                (true, Outcome::Unsupported, _) => Verdict::NotTried,
+                (true, _, false) => Verdict::Fail,
+                (true, _, true) => Verdict::Pass,
             },
             seen,
         });
@@ -275,9 +277,6 @@ impl Owed {
     /// Whether it was given, once it is known that nothing left. `arrived` is what came to the
     /// agent, where that can be told.
     fn is_met_by(self, outcome: Outcome, arrived: Option<&[Arrival]>) -> bool {
-        if outcome == Outcome::Unsupported {
-            return true;
-        }
         let arrived_as_owed = match (self.arrival(), arrived) {
             (Some(wanted), Some(arrived)) => arrived.last() == Some(&wanted),
             (None, Some(arrived)) => arrived.is_empty(),
@@ -350,6 +349,5 @@ mod tests {
         assert!(!Owed::Error.is_met_by(Outcome::Silence, None));
         assert!(Owed::Nothing.is_met_by(Outcome::Silence, Some(&[])));
         assert!(!Owed::Closed.is_met_by(Outcome::Done, Some(&[right])));
-        assert!(Owed::Refusal.is_met_by(Outcome::Unsupported, Some(&[])));
     }
 }

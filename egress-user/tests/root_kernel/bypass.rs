@@ -182,7 +182,8 @@ fn ping_sockets_go_with_other_ports() {
     }
 }
 
-/// Kernels without the protocol make no such socket, which is as good.
+/// Kernels without the protocol make no such socket. The guests of `cargo xtask kernel-test` have
+/// them, and say so: there each must have been made, and dropped.
 #[test]
 fn sctp_and_dccp_do_not_reach_captured_ports() {
     for protocol in [SCTP, DCCP] {
@@ -194,6 +195,8 @@ fn sctp_and_dccp_do_not_reach_captured_ports() {
         let outcome = world.run(&script).pop().unwrap();
         let none = [libc::EPROTONOSUPPORT, libc::ESOCKTNOSUPPORT].map(Outcome::Failed);
         let made = !none.contains(&outcome);
+        let must_be = std::env::var_os("EGRESS_TEST_EVERY_PROTOCOL").is_some();
+        assert!(made || !must_be, "{outcome:?}");
         assert_ne!(outcome, Outcome::Done);
         assert_eq!(world.counter("drop_protocol") > 0, made, "{outcome:?}");
         let control = craft(Way::Frame, "192.0.2.1:0", Above::Ping, "control");

@@ -19,6 +19,10 @@ const DIRECTORIES: [&str; 9] = [
     "bin", "dev", "lib", "lib64", "proc", "run", "sbin", "sys", "tmp",
 ];
 
+/// Tells the tests that this kernel has every protocol that they try, so that one which it lacks is a
+/// failure and not a reason to be content.
+const EVERY_PROTOCOL: &str = "EGRESS_TEST_EVERY_PROTOCOL";
+
 /// What the tests and the guest's init call.
 const APPLETS: [&str; 7] = ["cat", "insmod", "mount", "poweroff", "sh", "sleep", "uname"];
 
@@ -66,12 +70,14 @@ mount -t devtmpfs dev /dev
 mount -t cgroup2 cgroup /sys/fs/cgroup
 mount -t bpf bpf /sys/fs/bpf
 mount -t tmpfs tmp /tmp
-for module in {modules}; do insmod /modules/$module.ko; done
+for module in {modules}; do
+    insmod /modules/$module.ko || {{ echo "{MARK} cannot load $module"; poweroff -f; }}
+done
 ip link set lo up
 echo 5 > /proc/sys/kernel/printk
 echo 1 > /proc/sys/kernel/panic_on_warn
 echo "{MARK} release $(uname -r)"
-/test 2>&1
+{EVERY_PROTOCOL}=1 /test 2>&1
 echo "{MARK} exit $?"
 poweroff -f
 "#
