@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 use egress_lab::tools;
 
+use super::print;
 use super::reading::Reading;
 use crate::process;
 
@@ -20,7 +21,7 @@ const TIMED_OUT: i32 = 124;
 /// # Errors
 ///
 /// Fails when root cannot be had or the tests cannot be started.
-pub(super) fn run(tests: &Path, limit: Duration) -> Result<Reading> {
+pub(super) fn run(name: &str, tests: &Path, limit: Duration) -> Result<Reading> {
     let mut command = as_root()?;
     // A process of root's cannot be ended from here. The terminal's Ctrl-C still reaches it.
     command.args(["timeout", "--foreground", "--kill-after=10"]);
@@ -36,7 +37,7 @@ pub(super) fn run(tests: &Path, limit: Duration) -> Result<Reading> {
     let output = child.stdout.take().context("the tests have no output")?;
     for line in BufReader::new(output).split(b'\n') {
         let line = String::from_utf8_lossy(&line?).into_owned();
-        println!("  {line}");
+        print(name, &line);
         reading.read(&line);
     }
     let status = child.wait()?;
