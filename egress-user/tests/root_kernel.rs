@@ -29,6 +29,8 @@ mod guard;
 mod lifetime;
 #[path = "root_kernel/memory.rs"]
 mod memory;
+#[path = "root_kernel/pins.rs"]
+mod pins;
 #[path = "root_kernel/redirect.rs"]
 mod redirect;
 #[path = "root_kernel/refuse.rs"]

@@ -90,9 +90,10 @@ pub struct Scope {
 #[derive(Debug)]
 pub struct Capture {
     ebpf: Ebpf,
-    links: Vec<(&'static str, Link)>,
+    /// Each with the name of its pin.
+    links: Vec<(String, Link)>,
     /// The cgroups that the programs were attached to.
-    cgroups: Vec<File>,
+    cgroups: Vec<(PathBuf, File)>,
     scopes: HashMap<MapData, u64, ScopeConfig>,
     prefixes: LpmTrie<MapData, Addr, PrefixRule>,
     flows: Flows,
@@ -147,20 +148,21 @@ impl Capture {
         let directory = open_cgroup(cgroup)?;
         let links = programs::attach(&self.ebpf, &directory, cgroup)?;
         self.links.extend(links);
-        self.cgroups.push(directory);
+        self.cgroups.push((cgroup.to_owned(), directory));
         Ok(())
     }
 
     /// What keeps connections from being captured, by the kernel's word, not by what was done once;
     /// empty when nothing does.
     pub fn faults(&self) -> Vec<String> {
-        let missing = self
-            .cgroups
-            .iter()
-            .flat_map(|cgroup| programs::missing(&self.ebpf, cgroup));
-        let mut faults: Vec<String> = missing
-            .map(|name| format!("the kernel program {name} is not attached"))
-            .collect();
+        let mut faults = Vec::new();
+        for (path, directory) in &self.cgroups {
+            let path = path.display();
+            let missing = programs::missing(&self.ebpf, directory).into_iter();
+            faults.extend(
+                missing.map(|name| format!("the kernel program {name} is not attached to {path}")),
+            );
+        }
         if self.cgroups.is_empty() {
             faults.push("no kernel program is attached".to_owned());
         }
@@ -178,7 +180,7 @@ impl Capture {
     pub fn attach_to_stay(&mut self, cgroup: &Path) -> Result<(), CaptureError> {
         let directory = open_cgroup(cgroup)?;
         programs::attach_to_stay(&self.ebpf, &directory, cgroup)?;
-        self.cgroups.push(directory);
+        self.cgroups.push((cgroup.to_owned(), directory));
         Ok(())
     }
 

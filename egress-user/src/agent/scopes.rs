@@ -26,8 +26,8 @@ pub struct ScopeOptions {
     pub other_ports: Fallback,
     /// Whether sockets that nothing redirects are refused, see [`Scope::strict`].
     pub strict: bool,
-    /// The cgroup whose processes are captured.
-    pub cgroup: PathBuf,
+    /// The cgroups whose processes are captured.
+    pub cgroups: Vec<PathBuf>,
     /// What becomes of connections from before.
     pub existing: ExistingAction,
 }
@@ -211,7 +211,11 @@ impl Scopes {
     /// In a namespace that others live in too, only what is known to be of the cgroup.
     fn is_captured(&self, found: &Existing, inode: u64) -> bool {
         match found.cgroup {
-            Some(id) => self.agent.cgroups().is_below(id, &self.options.cgroup),
+            Some(id) => {
+                let known = self.agent.cgroups();
+                let mut captured = self.options.cgroups.iter();
+                captured.any(|cgroup| known.is_below(id, cgroup))
+            }
             None => !self.shared.contains(&inode),
         }
     }

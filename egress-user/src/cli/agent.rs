@@ -93,9 +93,14 @@ pub(super) struct AgentArgs {
     #[arg(long, env = "EGRESS_GATEWAY_ID", value_name = "ID")]
     gateway_id: Option<IdPattern>,
 
-    /// Cgroup whose processes are captured (a directory of the cgroup v2 hierarchy)
-    #[arg(long, env = "EGRESS_CGROUP", value_name = "DIR")]
-    cgroup: Option<PathBuf>,
+    /// Cgroups whose processes are captured (directories of the cgroup v2 hierarchy)
+    #[arg(
+        long = "cgroup",
+        env = "EGRESS_CGROUP",
+        value_name = "DIR",
+        value_delimiter = ','
+    )]
+    cgroups: Option<Vec<PathBuf>>,
 
     /// Cgroup whose processes' network namespaces are served, as they come and go; the last
     /// component may have one *
@@ -192,7 +197,7 @@ impl From<AgentArgs> for AgentOptions {
             protocol: None,
             gateway_id: args.gateway_id,
             capture: config::CaptureOptions {
-                cgroup: args.cgroup,
+                cgroups: args.cgroups,
                 namespaces: args.namespaces,
                 discover: args.discover,
                 ports: args.ports,
@@ -242,7 +247,7 @@ fn load(config: &CaptureConfig, cgroups: &Cgroup2, verbose: bool) -> anyhow::Res
     };
     Ok(Capture::load(&CaptureOptions {
         unregistered: config.unregistered,
-        exempt_cgroup: own_cgroup(cgroups, &config.cgroup)?,
+        exempt_cgroup: own_cgroup(cgroups, &config.cgroups)?,
         resolvers,
         heartbeat: Some(config.heartbeat),
         pins: config.pin.clone(),
@@ -252,17 +257,22 @@ fn load(config: &CaptureConfig, cgroups: &Cgroup2, verbose: bool) -> anyhow::Res
 
 /// The agent's own cgroup, if it lies inside of what is captured: its own
 /// connections to the gateways must not come back to it.
-fn own_cgroup(cgroups: &Cgroup2, captured: &Path) -> anyhow::Result<Option<u64>> {
+fn own_cgroup(cgroups: &Cgroup2, captured: &[PathBuf]) -> anyhow::Result<Option<u64>> {
     let own = cgroups.current()?;
-    let captured = captured
-        .canonicalize()
-        .with_context(|| format!("cannot open the cgroup {}", captured.display()))?;
-    anyhow::ensure!(
-        own.path() != captured,
-        "the agent runs in {}, the very cgroup that it is to capture: start it in one of its own",
-        captured.display()
-    );
-    Ok(own.path().starts_with(&captured).then_some(own.id()))
+    let mut is_inside = false;
+    for captured in captured {
+        let captured = captured
+            .canonicalize()
+            .with_context(|| format!("cannot open the cgroup {}", captured.display()))?;
+        anyhow::ensure!(
+            own.path() != captured,
+            "the agent runs in {}, the very cgroup that it is to capture: start it in one of its \
+             own",
+            captured.display()
+        );
+        is_inside |= own.path().starts_with(&captured);
+    }
+    Ok(is_inside.then_some(own.id()))
 }
 
 /// What is to be served; this process's own namespace when nothing is named.
@@ -340,7 +350,7 @@ async fn serve(config: AgentConfig, loaded: Loaded, verbose: bool) -> anyhow::Re
             }
         });
     }
-    tracing::info!(cgroup = %config.capture.cgroup.display(), namespaces, "agent ready");
+    tracing::info!(cgroups = ?config.capture.cgroups, namespaces, "agent ready");
     tokio::spawn(agent.keep_warm());
     common::until_told(drainer, config.base.drain, succeeded.reached()).await?;
     if discovering.join().is_err() {
@@ -405,7 +415,7 @@ fn discover(
         ports: config.ports.clone(),
         other_ports: config.other_ports,
         strict: config.strict,
-        cgroup: config.cgroup.clone(),
+        cgroups: config.cgroups.clone(),
         existing: config.existing,
     };
     let mut scopes = Scopes::new(agent, capture, options).inheriting(inherited);
@@ -421,7 +431,9 @@ fn attach(capture: &Mutex<Capture>, config: &CaptureConfig) -> anyhow::Result<()
     let mut capture = capture.lock().unwrap_or_else(PoisonError::into_inner);
     // The programs were loaded a while ago.
     capture.beat()?;
-    capture.attach(&config.cgroup)?;
+    for cgroup in &config.cgroups {
+        capture.attach(cgroup)?;
+    }
     if let Some(dir) = &config.pin {
         capture.pin(dir)?;
     }

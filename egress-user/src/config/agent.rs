@@ -74,8 +74,8 @@ pub struct AgentOptions {
 /// What to capture; everything may be absent.
 #[derive(Clone, Debug, Default)]
 pub struct CaptureOptions {
-    /// The cgroup whose processes are captured.
-    pub cgroup: Option<PathBuf>,
+    /// The cgroups whose processes are captured.
+    pub cgroups: Option<Vec<PathBuf>>,
     /// Network namespaces to serve.
     pub namespaces: Option<Vec<PathBuf>>,
     /// Cgroups whose processes' network namespaces are served.
@@ -121,8 +121,8 @@ pub struct AgentConfig {
 /// What to capture.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct CaptureConfig {
-    /// The cgroup whose processes are captured.
-    pub cgroup: PathBuf,
+    /// The cgroups whose processes are captured; at least one, and none in another.
+    pub cgroups: Vec<PathBuf>,
     /// Network namespaces to serve. With `discover` empty too, the agent's own.
     pub namespaces: Vec<PathBuf>,
     /// Cgroups whose processes' network namespaces are served, as they come and go.
@@ -193,7 +193,7 @@ pub fn pin(file: Option<&Path>, flags: AgentOptions) -> Result<Option<PathBuf>, 
 impl CaptureOptions {
     fn over(self, file: CaptureOptions) -> CaptureOptions {
         CaptureOptions {
-            cgroup: self.cgroup.or(file.cgroup),
+            cgroups: self.cgroups.or(file.cgroups),
             namespaces: self.namespaces.or(file.namespaces),
             discover: self.discover.or(file.discover),
             ports: self.ports.or(file.ports),
@@ -216,8 +216,15 @@ impl CaptureOptions {
                  stay attached beside the next one's until it has drained",
             );
         }
+        for (inner, outer) in nested(self.cgroups.as_deref().unwrap_or_default()) {
+            needs.mistake(&format!(
+                "the cgroup {} lies in {}, which is captured as a whole: name one of them",
+                inner.display(),
+                outer.display()
+            ));
+        }
         Some(CaptureConfig {
-            cgroup: needs.path("capture.cgroup", self.cgroup)?,
+            cgroups: needs.value("capture.cgroup", self.cgroups)?,
             namespaces: self.namespaces.unwrap_or_default(),
             discover: self.discover.unwrap_or_default(),
             ports: self.ports.unwrap_or_else(|| vec![443]),
@@ -232,6 +239,17 @@ impl CaptureOptions {
             heartbeat: self.heartbeat.unwrap_or(HEARTBEAT),
         })
     }
+}
+
+/// Each path that lies in another or is named twice, with that other.
+fn nested(paths: &[PathBuf]) -> impl Iterator<Item = (&PathBuf, &PathBuf)> {
+    paths.iter().enumerate().flat_map(move |(at, inner)| {
+        let holds = move |(other, outer): &(usize, &PathBuf)| {
+            *other != at && inner.starts_with(outer) && (inner != *outer || *other < at)
+        };
+        let others = paths.iter().enumerate().filter(holds);
+        others.map(move |(_, outer)| (inner, outer))
+    })
 }
 
 fn read(map: &Map<'_>) -> Option<AgentOptions> {
@@ -262,7 +280,7 @@ fn read_protocol(map: &Map<'_>) -> Option<Protocol> {
 
 fn read_capture(map: &Map<'_>) -> Option<CaptureOptions> {
     Some(CaptureOptions {
-        cgroup: map.optional("cgroup", Value::path),
+        cgroups: map.optional("cgroup", |value| value.one_or_more(Value::path)),
         namespaces: map.optional("namespaces", |value| value.list(Value::path)),
         discover: map.optional("discover", |value| value.list(Value::path)),
         ports: map.optional("ports", |value| value.non_empty_list(Value::port)),
@@ -281,86 +299,4 @@ fn read_capture(map: &Map<'_>) -> Option<CaptureOptions> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn load(text: &str) -> Result<AgentConfig, Mistakes> {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("agent.yaml");
-        std::fs::write(&path, text).unwrap();
-        AgentConfig::load(Some(&path), AgentOptions::default())
-    }
-
-    #[test]
-    fn closed_by_default() {
-        let config = load(
-            "\
-policy: p.yaml
-tls: {certificate: a.pem, key: k.pem, bundle: ca.pem}
-gateways: [\"10.0.0.2:8443\", \"gw.example.org:8443\"]
-capture: {cgroup: /sys/fs/cgroup/kubepods}
-",
-        )
-        .unwrap();
-        assert_eq!(config.capture.other_ports, Fallback::Refuse);
-        assert_eq!(config.capture.unregistered, Fallback::Refuse);
-        assert_eq!(config.capture.ports, [443]);
-        assert_eq!(config.gateways[1].host, "gw.example.org");
-    }
-
-    #[test]
-    fn raw_is_spoken_where_it_is_asked_for() {
-        let text = |more: &str| {
-            format!(
-                "policy: p.yaml\ntls: {{certificate: a.pem, key: k.pem, bundle: ca.pem}}\n\
-                 gateways: [\"haproxy.example.org:8443\"]\ncapture: {{cgroup: /c}}\n{more}\n"
-            )
-        };
-        assert_eq!(load(&text("")).unwrap().protocol, Protocol::Egress);
-        let raw = load(&text("protocol: raw\nproxy_header: true\nalpn: x")).unwrap();
-        let Protocol::Raw(raw) = raw.protocol else {
-            panic!("raw");
-        };
-        assert!(raw.proxy_header && raw.alpn.is_some());
-        for wrong in [
-            "proxy_header: true",
-            "alpn: x",
-            "protocol: tcp",
-            "protocol: raw\nalpn: egress/1",
-        ] {
-            assert!(load(&text(wrong)).is_err(), "{wrong}");
-        }
-    }
-
-    #[test]
-    fn a_handover_takes_pins() {
-        let text = "\
-policy: p.yaml
-tls: {certificate: a.pem, key: k.pem, bundle: ca.pem}
-gateways: [\"10.0.0.2:8443\"]
-capture:
-  cgroup: /sys/fs/cgroup/kubepods
-  handover: /run/egress/handover
-";
-        let mistakes = load(text).unwrap_err().to_string();
-        assert!(mistakes.contains("`handover` takes `pin`"), "{mistakes}");
-        let pinned = format!("{text}  pin: /sys/fs/bpf/egress\n");
-        assert!(load(&pinned).unwrap().capture.handover.is_some());
-    }
-
-    #[test]
-    fn mistakes_come_together() {
-        let mistakes = load(
-            "\
-polcy: p.yaml
-gateways: [\"nohost\"]
-capture: {ports: [0], other_ports: maybe}
-",
-        )
-        .unwrap_err()
-        .to_string();
-        for part in ["did you mean `policy`", "nohost", "maybe"] {
-            assert!(mistakes.contains(part), "{part}: {mistakes}");
-        }
-    }
-}
+mod tests;

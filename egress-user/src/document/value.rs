@@ -191,6 +191,14 @@ impl<'d> Value<'d> {
         }
     }
 
+    /// One item, or a list of them.
+    pub fn one_or_more<T>(self, read: impl Fn(Value<'d>) -> Option<T>) -> Option<Vec<T>> {
+        match self.node.kind() {
+            Kind::List(_) => self.non_empty_list(read),
+            _ => Some(vec![read(self)?]),
+        }
+    }
+
     /// A map, read by a function that asks for all the keys it knows.
     pub fn map<T>(self, build: impl FnOnce(&Map<'d>) -> Option<T>) -> Option<T> {
         let Kind::Map(entries) = self.node.kind() else {

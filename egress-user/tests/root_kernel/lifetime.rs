@@ -24,7 +24,7 @@ use crate::world::{CAPTURED_PORT, Place, World, attached, attached_programs, opt
 
 const DST: &str = "192.0.2.1:443";
 /// One a hook.
-const PROGRAMS: u32 = 10;
+pub(crate) const PROGRAMS: u32 = 10;
 
 #[test]
 fn detached_is_gone() {
@@ -96,7 +96,8 @@ fn pinned_links_stay_until_they_are_cleaned_up() {
         13,
         "ten links, two maps and the directory: {removed:?}"
     );
-    for pin in ["egress_connect4", "egress_sockets", "egress_unjudged"] {
+    let link = pin_of("egress_connect4", &cgroup);
+    for pin in [link.as_str(), "egress_sockets", "egress_unjudged"] {
         assert!(removed.contains(&dir.join(pin).display().to_string()));
     }
     assert!(!dir.exists());
@@ -121,10 +122,14 @@ fn a_program_that_somebody_detached_is_missed() {
     capture.pin(&dir).unwrap();
     assert_eq!(capture.faults(), Vec::<String>::new());
 
-    fs::remove_file(dir.join("egress_connect6")).unwrap();
+    fs::remove_file(dir.join(pin_of("egress_connect6", &cgroup))).unwrap();
+    let missed = format!(
+        "the kernel program egress_connect6 is not attached to {}",
+        cgroup.path().display()
+    );
     wait::until("the program is missed", || {
         let faults = capture.faults();
-        (faults == ["the kernel program egress_connect6 is not attached"]).then_some(())
+        (faults == [missed.as_str()]).then_some(())
     })
     .unwrap();
 
@@ -159,7 +164,8 @@ fn pins_are_replaced_without_a_gap() {
     for _ in 0..5 {
         drop(latest);
         // What a process left that ended in the middle of this is in nobody's way.
-        fs::rename(dir.join("egress_peer4"), dir.join("egress_peer4_new")).unwrap();
+        let pin = pin_of("egress_peer4", &cgroup);
+        fs::rename(dir.join(&pin), dir.join(format!("{pin}_new"))).unwrap();
         latest = generation();
         becomes(&cgroup, PROGRAMS);
     }
@@ -284,27 +290,32 @@ impl Drop for Accepts {
     }
 }
 
+/// The name of the pin of a program's link to a cgroup.
+pub(crate) fn pin_of(program: &str, cgroup: &Cgroup) -> String {
+    format!("{program}_{:x}", cgroup.id().unwrap())
+}
+
 fn gone(cgroup: &Cgroup) {
     becomes(cgroup, 0);
 }
 
 /// Not at once: a process that another test starts inherits every descriptor for the moment
 /// between fork and exec.
-fn becomes(cgroup: &Cgroup, programs: u32) {
+pub(crate) fn becomes(cgroup: &Cgroup, programs: u32) {
     wait::until("as many programs are attached as there should be", || {
         (attached_programs(cgroup.path()) == programs).then_some(())
     })
     .unwrap();
 }
 
-fn connects_directly(place: &Place, cgroup: &Cgroup) {
+pub(crate) fn connects_directly(place: &Place, cgroup: &Cgroup) {
     let script = Script::connect(DST).then(Step::PeerName);
     let outcomes = place.start(cgroup, &script).outcomes();
     assert_eq!(outcomes, [Outcome::Done, Outcome::address(DST)]);
     place.origin.accepted(DST);
 }
 
-fn connects_to_the_agent(place: &Place, cgroup: &Cgroup) {
+pub(crate) fn connects_to_the_agent(place: &Place, cgroup: &Cgroup) {
     let script = Script::connect(DST).then(Step::PeerName);
     let outcomes = place.start(cgroup, &script).outcomes();
     assert_eq!(outcomes, [Outcome::Done, Outcome::address(DST)]);

@@ -10,7 +10,7 @@ use egress_common::{Redirected, Unjudged, maps};
 use tracing::warn;
 
 use super::CaptureError;
-use super::programs;
+use super::pins;
 
 /// A map from sockets to what is remembered of them.
 struct Memory {
@@ -42,7 +42,7 @@ pub(super) fn names() -> impl Iterator<Item = &'static str> {
 /// sockets in it are forgotten.
 pub(super) fn inherit(loader: &mut EbpfLoader<'_>, dir: &Path) {
     // Of a predecessor from before there was such a pin, too.
-    let succeeds = programs::names().any(|name| dir.join(name).exists());
+    let succeeds = pins::links(dir).is_ok_and(|links| !links.is_empty());
     for memory in &MEMORIES {
         let path = dir.join(memory.pin);
         if is_one(memory, &path) {

@@ -19,11 +19,13 @@ pub(super) const NEW: &str = "_new";
 pub(super) fn replace(
     dir: &Path,
     memories: &[(&'static str, BorrowedFd<'_>)],
-    links: Vec<(&'static str, Link)>,
-) -> Result<Vec<(&'static str, Link)>, CaptureError> {
+    links: Vec<(String, Link)>,
+) -> Result<Vec<(String, Link)>, CaptureError> {
     prepare(dir)?;
     // What the programs remember goes first: without it their links are worth less.
-    let pairs = links.iter().map(|(name, link)| (*name, link.as_fd()));
+    let pairs = links
+        .iter()
+        .map(|(name, link)| (name.as_str(), link.as_fd()));
     let objects: Vec<_> = memories.iter().copied().chain(pairs).collect();
     for (name, object) in &objects {
         let path = new_path(dir, name);
@@ -41,12 +43,51 @@ pub(super) fn replace(
             CaptureError::Pin { path: to, source }
         })?;
     }
+    // Of cgroups that are not captured any more.
+    for name in self::links(dir)? {
+        if !links.iter().any(|(pinned, _)| *pinned == name) {
+            remove(&dir.join(name))?;
+        }
+    }
     Ok(links)
 }
 
-/// The names of all pins but the guards'.
-fn names() -> impl Iterator<Item = &'static str> {
-    memory::names().chain(programs::names())
+/// The names of the pins in `dir` that hold links to cgroups, in alphabetical order.
+///
+/// # Errors
+/// Fails when `dir` cannot be read; one that is absent has none.
+pub(super) fn links(dir: &Path) -> Result<Vec<String>, CaptureError> {
+    let mut names = files(dir)?;
+    names.retain(|name| programs::is_pin_name(name));
+    Ok(names)
+}
+
+/// The names of all pins but the guards' in `dir`, those that were to replace others too.
+fn ours(dir: &Path) -> Result<Vec<String>, CaptureError> {
+    let mut names = files(dir)?;
+    names.retain(|name| {
+        let name = name.strip_suffix(NEW).unwrap_or(name);
+        programs::is_pin_name(name) || memory::names().any(|memory| memory == name)
+    });
+    Ok(names)
+}
+
+/// The names of what is in `dir`; nothing if it is absent.
+fn files(dir: &Path) -> Result<Vec<String>, CaptureError> {
+    let listed = fs::read_dir(dir).and_then(|entries| {
+        entries
+            .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
+            .collect::<io::Result<Vec<_>>>()
+    });
+    let mut names = match listed {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+        other => other.map_err(|source| CaptureError::Pin {
+            path: dir.to_owned(),
+            source,
+        })?,
+    };
+    names.sort_unstable();
+    Ok(names)
 }
 
 /// Removes every pin of this program from `dir`, and `dir` itself if it is empty then; the
@@ -57,11 +98,10 @@ fn names() -> impl Iterator<Item = &'static str> {
 /// Fails when a pin cannot be removed; those before it are.
 pub fn cleanup(dir: &Path) -> Result<Vec<String>, CaptureError> {
     let mut removed = guard::cleanup(dir)?;
-    for name in names() {
-        for path in [dir.join(name), new_path(dir, name)] {
-            if remove(&path).map_err(|source| unpin(&path, source))? {
-                removed.push(path.display().to_string());
-            }
+    for name in ours(dir)? {
+        let path = dir.join(name);
+        if remove(&path)? {
+            removed.push(path.display().to_string());
         }
     }
     // Whatever else is in the directory is somebody else's.
@@ -85,9 +125,8 @@ fn prepare(dir: &Path) -> Result<(), CaptureError> {
         path: dir.to_owned(),
         source,
     })?;
-    for name in names() {
-        let path = new_path(dir, name);
-        remove(&path).map_err(|source| unpin(&path, source))?;
+    for name in unfinished(dir)? {
+        remove(&dir.join(name))?;
     }
     Ok(())
 }
@@ -102,22 +141,26 @@ fn new_path(dir: &Path, name: &str) -> PathBuf {
 
 /// Best effort: what stays is cleared away by the next attempt.
 fn remove_new(dir: &Path) {
-    for name in names() {
-        let _absent = fs::remove_file(new_path(dir, name));
+    for name in unfinished(dir).unwrap_or_default() {
+        let _kept = fs::remove_file(dir.join(name));
     }
 }
 
-fn remove(path: &Path) -> io::Result<bool> {
+/// The pins that were to replace others.
+fn unfinished(dir: &Path) -> Result<Vec<String>, CaptureError> {
+    let mut names = ours(dir)?;
+    names.retain(|name| name.ends_with(NEW));
+    Ok(names)
+}
+
+/// Whether there was something to remove.
+fn remove(path: &Path) -> Result<bool, CaptureError> {
     match fs::remove_file(path) {
         Ok(()) => Ok(true),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-        Err(error) => Err(error),
-    }
-}
-
-fn unpin(path: &Path, source: io::Error) -> CaptureError {
-    CaptureError::Unpin {
-        path: path.to_owned(),
-        source,
+        Err(source) => Err(CaptureError::Unpin {
+            path: path.to_owned(),
+            source,
+        }),
     }
 }

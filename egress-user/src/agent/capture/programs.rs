@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
 use aya::Ebpf;
@@ -28,9 +29,23 @@ pub(super) const PROGRAMS: [(&str, Hook); 10] = [
     ("egress_packet", Hook::Packet),
 ];
 
-/// The names of [`PROGRAMS`], which are the names of their links' pins too.
-pub(super) fn names() -> impl Iterator<Item = &'static str> {
+/// The names of [`PROGRAMS`].
+fn names() -> impl Iterator<Item = &'static str> {
     PROGRAMS.into_iter().map(|(name, _)| name)
+}
+
+/// The name of the pin of a program's link to the cgroup with the number `cgroup`.
+fn pin_name(program: &str, cgroup: u64) -> String {
+    format!("{program}_{cgroup:x}")
+}
+
+/// Whether a pin of this name is the link of a program to a cgroup, whichever.
+pub(super) fn is_pin_name(name: &str) -> bool {
+    let is_of = |program: &str| {
+        let cgroup = name.strip_prefix(program)?.strip_prefix('_')?;
+        u64::from_str_radix(cgroup, 16).ok()
+    };
+    names().any(|program| is_of(program).is_some())
 }
 
 /// Loads every program into the kernel.
@@ -49,19 +64,26 @@ pub(super) fn load(ebpf: &mut Ebpf) -> Result<(), CaptureError> {
     Ok(())
 }
 
-/// Attaches every program to the cgroup at `path`, opened as `directory`.
+/// Attaches every program to the cgroup at `path`, opened as `directory`. Gives the links, each
+/// with the name of its pin.
 pub(super) fn attach(
     ebpf: &Ebpf,
     directory: &File,
     path: &Path,
-) -> Result<Vec<(&'static str, Link)>, CaptureError> {
+) -> Result<Vec<(String, Link)>, CaptureError> {
+    let cgroup = directory
+        .metadata()
+        .map_err(|source| CaptureError::OpenCgroup {
+            path: path.to_owned(),
+            source,
+        })?;
     PROGRAMS
         .into_iter()
         .map(|(name, hook)| {
             let link = descriptor(ebpf, name)
                 .and_then(|program| Link::to_cgroup(program, directory, hook))
                 .map_err(|error| error::attach(name, path, error))?;
-            Ok((name, link))
+            Ok((pin_name(name, cgroup.ino()), link))
         })
         .collect()
 }

@@ -68,7 +68,7 @@ fn report_capture(report: &mut Report, capture: &CaptureConfig) {
         namespaces,
         cgroups,
     } = targets(capture);
-    report.set("capture.cgroup", capture.cgroup.display());
+    report.list("capture.cgroup", paths(&capture.cgroups), "none");
     report.list("capture.namespaces", paths(&namespaces), "none by name");
     report.list("capture.discover", paths(&cgroups), "none");
     report.list("capture.ports", &capture.ports, "none");
