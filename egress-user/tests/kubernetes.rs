@@ -105,6 +105,9 @@ fn passes_its_own_check(spec: &PodSpec) {
     let [container] = &spec.containers[..] else {
         panic!("one container");
     };
+    // What `cargo xtask image` builds unless it is told another name.
+    let image = format!("egress:{}", env!("CARGO_PKG_VERSION"));
+    assert_eq!(container.image.as_ref(), Some(&image));
     let pki = pki();
     for mount in container.volume_mounts.iter().flatten() {
         let volume = volume(spec, &mount.name);

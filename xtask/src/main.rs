@@ -9,6 +9,7 @@ mod build_ebpf;
 mod ci;
 mod demo;
 mod fuzz;
+mod image;
 mod kernel_test;
 mod process;
 mod test;
@@ -31,6 +32,7 @@ enum Command {
     Ci(ci::Args),
     Demo(demo::Args),
     Fuzz(fuzz::Args),
+    Image(image::Args),
     KernelTest(kernel_test::Args),
     Test(test::Args),
 }
@@ -42,6 +44,7 @@ fn main() -> ExitCode {
         Command::Ci(args) => ci::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::Fuzz(args) => fuzz::run(&args),
+        Command::Image(args) => image::run(&args),
         Command::KernelTest(args) => kernel_test::run(&args),
         Command::Test(args) => test::run(&args),
     };
