@@ -44,6 +44,9 @@ pub struct Setup<'a> {
     pub bundle: &'a Path,
     /// Revocation lists that both read, as a PEM file.
     pub crl: Option<&'a Path>,
+    /// Directory with the sockets `agent.sock` and `gateway.sock` of a Workload API, which gives the
+    /// certificates instead of files.
+    pub workload_api: Option<&'a Path>,
     /// What the agent must answer with 200 before it counts as started: `/readyz` as a rule.
     pub agent_answers: &'a str,
     /// How long a drain may take, such as `60s`.
@@ -325,30 +328,44 @@ fn start(
     setup: &Setup<'_>,
     section: &str,
 ) -> anyhow::Result<Process> {
-    let (policy, identity) = match hop {
-        Hop::Agent => (setup.agent_policy, setup.agent_identity),
-        Hop::Gateway => (setup.gateway_policy, setup.gateway_identity),
+    let policy = match hop {
+        Hop::Agent => setup.agent_policy,
+        Hop::Gateway => setup.gateway_policy,
     };
     fs::write(home.join(format!("{hop}-policy.yaml")), policy)?;
     let configuration = home.join(format!("{hop}.yaml"));
     let text = format!(
         "policy: {hop}-policy.yaml\n\
-         tls:\n  certificate: {identity}/{hop}.pem\n  key: {identity}/{hop}-key.pem\n  bundle: {bundle}\n{crl}\
+         tls:\n{tls}\
          log: {{file: {home}/{hop}.jsonl, format: json}}\n\
          admin: {ADMIN}\n\
          drain: {drain}\n\
          {section}",
-        identity = identity.display(),
-        bundle = setup.bundle.display(),
-        crl = setup
-            .crl
-            .map_or_else(String::new, |crl| format!("  crl: {}\n", crl.display())),
+        tls = tls_section(hop, setup),
         home = home.display(),
         drain = setup.drain,
     );
     fs::write(&configuration, text)?;
     let most = setup.gateway_descriptors.filter(|_| hop == Hop::Gateway);
     start_configured(lab, hop, home, (setup.program, most), &configuration)
+}
+
+fn tls_section(hop: Hop, setup: &Setup<'_>) -> String {
+    if let Some(sockets) = setup.workload_api {
+        return format!("  workload_api: unix://{}/{hop}.sock\n", sockets.display());
+    }
+    let identity = match hop {
+        Hop::Agent => setup.agent_identity,
+        Hop::Gateway => setup.gateway_identity,
+    };
+    format!(
+        "  certificate: {identity}/{hop}.pem\n  key: {identity}/{hop}-key.pem\n  bundle: {bundle}\n{crl}",
+        identity = identity.display(),
+        bundle = setup.bundle.display(),
+        crl = setup
+            .crl
+            .map_or_else(String::new, |crl| format!("  crl: {}\n", crl.display())),
+    )
 }
 
 fn start_configured(
@@ -375,7 +392,10 @@ fn start_configured(
 /// Keeps settings of the caller's environment from a command that is an `egress`.
 pub fn without_settings(command: &mut Command) {
     let names = std::env::vars_os().map(|(name, _)| name);
-    for name in names.filter(|name| name.as_encoded_bytes().starts_with(b"EGRESS_")) {
+    let is_setting = |name: &std::ffi::OsString| {
+        name.as_encoded_bytes().starts_with(b"EGRESS_") || name == "SPIFFE_ENDPOINT_SOCKET"
+    };
+    for name in names.filter(is_setting) {
         command.env_remove(name);
     }
 }

@@ -22,6 +22,8 @@ pub mod tools;
 pub mod wait;
 pub mod wheel;
 pub mod wire;
+#[cfg(feature = "workload-api")]
+pub mod workload_api;
 
 pub use authority::Authority;
 pub use bpf_fs::BpfFs;

@@ -55,6 +55,7 @@ fn main() {
         gateway_identity: &pki,
         bundle: &pki.join("ca.pem"),
         crl: None,
+        workload_api: None,
         agent_answers: "/readyz",
         drain: "1s",
         gateway_descriptors: None,

@@ -12,7 +12,9 @@ use std::time::Duration;
 use crate::document::{self, Map, Mistake, Mistakes, Value};
 use crate::in_force;
 use crate::record::{LogFormat, Target};
+use crate::renewal::Source;
 use crate::tunnel::tls::CredentialFiles;
+use crate::workload_api::{SOCKET_VARIABLE, Socket};
 
 /// The longest grace that a drain may be given.
 const MAX_DRAIN: Duration = Duration::from_secs(3600);
@@ -38,6 +40,10 @@ pub struct Common {
     pub bundle: Option<PathBuf>,
     /// Revocation lists of those CAs, PEM.
     pub crl: Option<PathBuf>,
+    /// The Workload API that all of these come from instead.
+    pub workload_api: Option<Socket>,
+    /// What [`SOCKET_VARIABLE`] says, which counts where neither it nor a file is named.
+    pub endpoint_socket: Option<String>,
     /// Where records go; `-` is standard output.
     pub log: Option<PathBuf>,
     /// The form of the records.
@@ -55,8 +61,8 @@ pub struct Common {
 pub struct Base {
     /// The policy document.
     pub policy: PathBuf,
-    /// The certificate files.
-    pub tls: CredentialFiles,
+    /// Where certificates come from.
+    pub tls: Source,
     /// Where records go.
     pub log: Target,
     /// The form of the records.
@@ -81,6 +87,8 @@ impl Common {
             key: tls.key,
             bundle: tls.bundle,
             crl: tls.crl,
+            workload_api: tls.workload_api,
+            endpoint_socket: None,
             log: log.file,
             log_format: log.format,
             admin: map.optional("admin", Value::socket_addr),
@@ -99,6 +107,8 @@ impl Common {
             key: self.key.or(file.key),
             bundle: self.bundle.or(file.bundle),
             crl: self.crl.or(file.crl),
+            workload_api: self.workload_api.or(file.workload_api),
+            endpoint_socket: self.endpoint_socket,
             log: self.log.or(file.log),
             log_format: self.log_format.or(file.log_format),
             admin: self.admin.or(file.admin),
@@ -129,22 +139,15 @@ impl Common {
     }
 
     fn complete(self, needs: &mut Needs) -> Option<Base> {
+        let tls = self.source(needs);
         let policy = needs.path("policy", self.policy);
-        let certificate = needs.path("tls.certificate", self.certificate);
-        let key = needs.path("tls.key", self.key);
-        let bundle = needs.path("tls.bundle", self.bundle);
         let log = self
             .log
             .as_deref()
             .map_or(Target::Stdout, Target::from_path);
         Some(Base {
             policy: policy?,
-            tls: CredentialFiles {
-                certificate: certificate?,
-                key: key?,
-                bundle: bundle?,
-                crl: self.crl,
-            },
+            tls: tls?,
             log,
             log_format: self.log_format.unwrap_or_default(),
             admin: self.admin,
@@ -154,22 +157,63 @@ impl Common {
     }
 }
 
+impl Common {
+    /// Files, or a Workload API.
+    fn source(&self, needs: &mut Needs) -> Option<Source> {
+        let files = [&self.certificate, &self.key, &self.bundle, &self.crl];
+        let no_file = files.into_iter().all(Option::is_none);
+        if let Some(socket) = &self.workload_api {
+            if !no_file {
+                return needs.mistake(
+                    "`tls.workload_api` gives certificate, key, bundle and revocation lists: \
+                     leave the files away, or leave it away",
+                );
+            }
+            return Some(Source::WorkloadApi(socket.clone()));
+        }
+        if let (true, Some(socket)) = (no_file, &self.endpoint_socket) {
+            return match socket.parse() {
+                Ok(socket) => Some(Source::WorkloadApi(socket)),
+                Err(error) => needs.mistake(&format!("`{socket}` in {SOCKET_VARIABLE}: {error}")),
+            };
+        }
+        let certificate = needs.path("tls.certificate", self.certificate.clone());
+        let key = needs.path("tls.key", self.key.clone());
+        let bundle = needs.path("tls.bundle", self.bundle.clone());
+        Some(Source::Files(CredentialFiles {
+            certificate: certificate?,
+            key: key?,
+            bundle: bundle?,
+            crl: self.crl.clone(),
+        }))
+    }
+}
+
 #[derive(Default)]
 struct TlsPaths {
     certificate: Option<PathBuf>,
     key: Option<PathBuf>,
     bundle: Option<PathBuf>,
     crl: Option<PathBuf>,
+    workload_api: Option<Socket>,
 }
 
 impl TlsPaths {
     fn read(map: &Map<'_>) -> Option<TlsPaths> {
-        Some(TlsPaths {
+        let paths = TlsPaths {
             certificate: map.optional("certificate", Value::path),
             key: map.optional("key", Value::path),
             bundle: map.optional("bundle", Value::path),
             crl: map.optional("crl", Value::path),
-        })
+            workload_api: map.optional("workload_api", |value| value.parse(str::parse)),
+        };
+        let mut files = ["certificate", "key", "bundle", "crl"].into_iter();
+        match files.find(|key| map.has(key) && map.has("workload_api")) {
+            Some(file) => map.mistake(format!(
+                "`workload_api` gives what `{file}` would: leave one of them away"
+            )),
+            None => Some(paths),
+        }
     }
 }
 
@@ -225,8 +269,10 @@ impl Needs {
         value
     }
 
-    fn mistake(&mut self, what: &str) {
+    /// Always `None`, to be returned.
+    fn mistake<T>(&mut self, what: &str) -> Option<T> {
         self.missing.push(Mistake::new(&self.label, what));
+        None
     }
 
     fn finish<T>(self, value: Option<T>) -> Result<T, Mistakes> {

@@ -36,3 +36,4 @@ pub mod selftest;
 pub mod tunnel;
 pub mod watched;
 pub mod workload;
+pub mod workload_api;

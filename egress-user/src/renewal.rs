@@ -1,19 +1,19 @@
-//! Reads the certificate files again when they change, and watches the time that certificates have
-//! left. Good files are put into use at once; bad ones change nothing, are explained in the log, and
-//! raise an alarm in the metrics.
+//! Takes new certificates from where they come from, files or a Workload API, and watches the time that
+//! those in use have left. Good ones are put into use at once; bad ones change nothing, are explained in
+//! the log, and raise an alarm in the metrics.
 
-use std::io;
+mod source;
+
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustls::pki_types::UnixTime;
 
 use crate::record::Metrics;
 use crate::tunnel::identity::{Moment, TrustDomain};
-use crate::tunnel::tls::{
-    ConfigError, CredentialFiles, Credentials, CredentialsFaults, End, Renewer, Validity,
-};
-use crate::watched::{State, Watched};
+use crate::tunnel::tls::{ConfigError, Credentials, End, Renewer, Validity};
+
+pub use self::source::{Followed, LoadError, Source};
 
 /// The part of a certificate's lifetime at whose beginning a warning comes, as one part of so many:
 /// whoever renews at half or two thirds of it has failed by then.
@@ -22,11 +22,11 @@ const WARNED_PART: u32 = 5;
 /// How an end of a tunnel is made of credentials.
 pub type Build<C> = Box<dyn Fn(&Credentials) -> Result<End<C>, ConfigError> + Send>;
 
-/// Why renewed files are not put into use.
+/// Why new certificates are not put into use.
 #[derive(Debug, thiserror::Error)]
 enum NotUsed {
     #[error(transparent)]
-    Faults(#[from] CredentialsFaults),
+    Load(#[from] LoadError),
     #[error(transparent)]
     Config(#[from] ConfigError),
     #[error(
@@ -36,79 +36,80 @@ enum NotUsed {
     TrustDomain { new: TrustDomain, old: TrustDomain },
 }
 
-/// Follows the certificate files of one end of a tunnel.
+/// Follows the certificates of one end of a tunnel.
 pub struct Renewal<C> {
-    files: CredentialFiles,
-    watched: Watched,
+    followed: Followed,
     build: Build<C>,
     renewer: Renewer<C>,
     trust_domain: TrustDomain,
     validity: Validity,
     said: TimeLeft,
+    /// Why the newest certificates are not in use, if they are not.
+    failing: Option<String>,
     metrics: Arc<Metrics>,
 }
 
 impl<C> Renewal<C> {
-    /// Follows the files from the state in which `credentials` were read of them.
-    ///
-    /// # Errors
-    /// As [`Watched::new`].
+    /// Follows what `credentials` came from.
     pub fn new(
-        files: CredentialFiles,
-        seen: State,
+        followed: Followed,
         credentials: &Credentials,
         build: Build<C>,
         renewer: Renewer<C>,
         metrics: Arc<Metrics>,
-    ) -> io::Result<Renewal<C>> {
+    ) -> Renewal<C> {
         let renewal = Renewal {
-            watched: Watched::new(files.paths(), seen)?,
-            files,
+            followed,
             build,
             renewer,
             trust_domain: credentials.id().trust_domain().clone(),
             validity: credentials.validity(),
             said: TimeLeft::Enough,
+            failing: None,
             metrics,
         };
         renewal.show(credentials);
-        Ok(renewal)
+        renewal
     }
 
-    /// Follows the files as long as the process lives. Blocks its thread.
+    /// Follows as long as the process lives. Blocks its thread.
     pub fn run(mut self) {
         loop {
             self.remind(UnixTime::now());
-            self.watched.wait();
-            if self.watched.changed(Instant::now()) {
-                self.renew(UnixTime::now());
+            if let Some(loaded) = self.followed.next() {
+                self.renew(loaded);
             }
         }
     }
 
-    fn renew(&mut self, now: UnixTime) {
-        let read = self.read(now);
-        if !self.watched.stands() {
-            return;
-        }
-        match read {
+    fn renew(&mut self, loaded: Result<Credentials, LoadError>) {
+        match self.check(loaded) {
             Ok((credentials, end)) => {
                 self.renewer.replace(end);
                 self.validity = credentials.validity();
                 self.said = TimeLeft::Enough;
+                self.failing = None;
                 self.show(&credentials);
                 self.metrics.credentials_reload_failed(false);
                 tracing::info!(valid_until = %self.validity.until, "certificates in use");
             }
             Err(fault) => {
-                tracing::warn!("the certificates in use stay, because of their files:\n{fault}");
+                // While a Workload API is away each attempt fails, for a reason that was said.
+                let fault = fault.to_string();
+                if self.failing.as_ref() != Some(&fault) {
+                    tracing::warn!("the certificates in use stay:\n{fault}");
+                }
+                self.failing = Some(fault);
                 self.metrics.credentials_reload_failed(true);
             }
         }
     }
 
-    fn read(&self, now: UnixTime) -> Result<(Credentials, End<C>), NotUsed> {
-        let credentials = Credentials::load(&self.files, now)?;
+    fn check(
+        &self,
+        loaded: Result<Credentials, LoadError>,
+    ) -> Result<(Credentials, End<C>), NotUsed> {
+        let credentials = loaded?;
         let new = credentials.id().trust_domain();
         if *new != self.trust_domain {
             return Err(NotUsed::TrustDomain {
@@ -139,15 +140,15 @@ impl<C> Renewal<C> {
             return;
         }
         self.said = left;
-        let certificate = self.files.certificate.display();
+        let certificate = self.followed.certificate();
         let until = self.validity.until;
         match left {
             TimeLeft::Enough => {}
             TimeLeft::Little => tracing::warn!(
-                "the certificate in {certificate} ends at {until} and was not renewed yet"
+                "the certificate {certificate} ends at {until} and was not renewed yet"
             ),
             TimeLeft::Over => tracing::warn!(
-                "the certificate in {certificate} has ended at {until}: no peer takes it any more"
+                "the certificate {certificate} has ended at {until}: no peer takes it any more"
             ),
         }
     }

@@ -20,6 +20,7 @@ fn egress(dir: &Path, args: &[&str]) -> Output {
     for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("EGRESS_")) {
         command.env_remove(name);
     }
+    command.env_remove("SPIFFE_ENDPOINT_SOCKET");
     command.current_dir(dir).args(args).output().unwrap()
 }
 
@@ -191,4 +192,20 @@ fn nothing_is_served() {
     let (text, code) = check(dir.path(), "gateway", &[]);
     assert_eq!(code, 0, "{text}");
     assert!(!dir.path().join("log.jsonl").exists());
+}
+
+#[test]
+fn a_workload_api_that_is_away_is_named() {
+    let dir = files();
+    let text = fs::read_to_string(dir.path().join("gateway.yaml")).unwrap();
+    let tls = TLS.replace("HOP", "gateway");
+    let socket = format!("unix://{}/agent.sock", dir.path().display());
+    let text = text.replace(&tls, &format!("workload_api: \"{socket}\""));
+    fs::write(dir.path().join("gateway.yaml"), text).unwrap();
+    let (json, code) = check_json(dir.path(), "gateway");
+    assert_eq!(code, 1, "{json}");
+    assert_eq!(json["settings"]["workload_api"], socket);
+    let fault = json["faults"][0].as_str().unwrap();
+    let wanted = format!("no certificates within 3s: cannot connect to {socket}: No such file");
+    assert!(fault.starts_with(&wanted), "{fault}");
 }

@@ -58,11 +58,11 @@ const CRATES: &[Rule] = &[
     },
     Rule {
         name: "hyper",
-        only: &["admin"],
+        only: &["admin", "workload_api"],
     },
     Rule {
         name: "hyper_util",
-        only: &["admin"],
+        only: &["admin", "workload_api"],
     },
     Rule {
         name: "io_uring",
@@ -75,6 +75,10 @@ const CRATES: &[Rule] = &[
     Rule {
         name: "prometheus_client",
         only: &["record/metrics"],
+    },
+    Rule {
+        name: "prost",
+        only: &["workload_api"],
     },
     Rule {
         name: "psl",
@@ -103,6 +107,18 @@ const CRATES: &[Rule] = &[
     Rule {
         name: "tokio_rustls",
         only: &["agent/tunnels", "gateway"],
+    },
+    Rule {
+        name: "tonic",
+        only: &["workload_api"],
+    },
+    Rule {
+        name: "tonic_prost",
+        only: &["workload_api"],
+    },
+    Rule {
+        name: "tower",
+        only: &["workload_api"],
     },
     Rule {
         name: "x509_parser",
@@ -143,6 +159,10 @@ const ROOMS: &[Rule] = &[
     Rule {
         name: "crate::cgroup",
         only: &["cgroup", "agent", "cli/agent", "run", "selftest"],
+    },
+    Rule {
+        name: "crate::workload_api",
+        only: &["workload_api", "cli/common", "config", "renewal"],
     },
     Rule {
         name: "crate::resolvers",

@@ -58,3 +58,5 @@ mod strangers;
 mod upgrade;
 #[path = "root_end_to_end/upstream.rs"]
 mod upstream;
+#[path = "root_end_to_end/workload_api.rs"]
+mod workload_api;

@@ -128,6 +128,17 @@ fn clippy() -> Result<()> {
         workspace::cargo()
             .args(["clippy", "--workspace", "--exclude", build_ebpf::PACKAGE])
             .args(["--all-targets", "--", "--deny=warnings"]),
+    )?;
+    // Without what can be left out.
+    process::run(
+        workspace::cargo()
+            .args([
+                "clippy",
+                "--package",
+                "egress-user",
+                "--no-default-features",
+            ])
+            .args(["--", "--deny=warnings"]),
     )
 }
 

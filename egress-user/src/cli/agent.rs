@@ -30,7 +30,8 @@ use crate::config::agent::{
 use crate::drain;
 use crate::endpoint::Endpoint;
 use crate::netns::Netns;
-use crate::record::Recorder;
+use crate::record::{Metrics, Recorder};
+use crate::renewal::Followed;
 use crate::resolvers;
 use crate::tunnel::identity::{IdPattern, SpiffeIdError};
 use crate::tunnel::tls::{self, Credentials};
@@ -43,7 +44,8 @@ Examples:
 
 agent.yaml:
   policy: policy.yaml
-  tls: {certificate: agent.pem, key: agent-key.pem, bundle: ca.pem}   # and crl: revoked.pem
+  tls: {certificate: agent.pem, key: agent-key.pem, bundle: ca.pem}   # and crl: revoked.pem; or
+                                     # {workload_api: \"unix:///run/spire/agent.sock\"} (SPIFFE)
   gateways: [\"gateway.example.org:8443\"]
   protocol: egress/1                 # or raw: mTLS alone, for HAProxy, stunnel and their like;
                                      # with `proxy_header: true` and `alpn: NAME` if they want that
@@ -299,7 +301,12 @@ async fn serve(config: AgentConfig, loaded: Loaded, verbose: bool) -> anyhow::Re
     let evidence = evidence(&mut capture, &loaded.recorder, &cgroups)?;
     let counters = capture.counters();
     loaded.metrics.kernel_counters(move || counters.totals());
-    let tunnels = tunnels(&config, &loaded)?;
+    let tunnels = tunnels(
+        &config,
+        &loaded.credentials,
+        loaded.followed,
+        &loaded.metrics,
+    )?;
     let (drainer, drain) = drain::channel();
     let draining = drain.observer();
     common::follow(loaded.reloader)?;
@@ -388,18 +395,23 @@ async fn beat(capture: Arc<Mutex<Capture>>, limit: Duration) {
     }
 }
 
-fn tunnels(config: &AgentConfig, loaded: &Loaded) -> anyhow::Result<Arc<Tunnels>> {
-    let trusted = trusted(config.gateway_id.as_ref(), &loaded.credentials)?;
+fn tunnels(
+    config: &AgentConfig,
+    credentials: &Credentials,
+    followed: Followed,
+    metrics: &Arc<Metrics>,
+) -> anyhow::Result<Arc<Tunnels>> {
+    let trusted = trusted(config.gateway_id.as_ref(), credentials)?;
     let protocol = config.protocol.clone();
     let build = Box::new(move |credentials: &_| {
         tls::agent_end(credentials, &trusted).map(|end| end.speaking(&protocol))
     });
-    let tls = common::use_credentials(&config.base.tls, loaded, build)?;
+    let tls = common::use_credentials(credentials, followed, build, metrics.clone())?;
     Ok(Tunnels::new(
         config.gateways.clone(),
         config.protocol.clone(),
         tls,
-        loaded.metrics.clone(),
+        metrics.clone(),
     ))
 }
 

@@ -3,19 +3,23 @@
 use std::fmt::Display;
 use std::process::ExitCode;
 use std::str::FromStr;
+use std::time::Duration;
 
 use clap::Args;
-use rustls::pki_types::UnixTime;
 use serde_json::{Map, Value, json};
 
 use crate::config::{self, Base};
 use crate::document::Mistakes;
 use crate::policy::{Loaded, Policy};
 use crate::record::Target;
-use crate::tunnel::tls::{Credentials, CredentialsFaults};
+use crate::renewal::Source;
+use crate::tunnel::tls::Credentials;
 
 /// The exit code for a configuration that cannot be served.
 const WRONG: u8 = 1;
+
+/// How long a Workload API is waited for: whoever checks wants to know how it is now.
+const PATIENCE: Duration = Duration::from_secs(3);
 
 #[derive(Args)]
 pub(super) struct CheckArgs {
@@ -140,14 +144,18 @@ impl Report {
     }
 
     fn credentials(&mut self, base: &Base) -> Option<Credentials> {
-        let files = &base.tls;
-        self.set("certificate", files.certificate.display());
-        self.set("key", files.key.display());
-        self.set("bundle", files.bundle.display());
-        let crl = files.crl.as_ref().map(|crl| crl.display().to_string());
-        self.set("crl", crl.as_deref().unwrap_or("none"));
-        let loaded: Result<_, CredentialsFaults> = Credentials::load(files, UnixTime::now());
-        let credentials = loaded.map_err(|faults| self.fault(faults)).ok()?;
+        match &base.tls {
+            Source::Files(files) => {
+                self.set("certificate", files.certificate.display());
+                self.set("key", files.key.display());
+                self.set("bundle", files.bundle.display());
+                let crl = files.crl.as_ref().map(|crl| crl.display().to_string());
+                self.set("crl", crl.as_deref().unwrap_or("none"));
+            }
+            Source::WorkloadApi(socket) => self.set("workload_api", socket),
+        }
+        let loaded = base.tls.load(PATIENCE);
+        let (credentials, _) = loaded.map_err(|error| self.fault(error)).ok()?;
         self.set("identity", credentials.id());
         let until = credentials.validity().until;
         self.set("certificate.valid_until", until);

@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use anyhow::Context;
 use clap::Args;
-use rustls::pki_types::UnixTime;
 
 use crate::config::{self, Base, Common};
 use crate::descriptors;
@@ -16,9 +15,10 @@ use crate::in_force::{self, InForce};
 use crate::policy::Policy;
 use crate::record::{LogFormat, Metrics, Recorder};
 use crate::reload::Reloader;
-use crate::renewal::{Build, Renewal};
-use crate::tunnel::tls::{self, CredentialFiles, Credentials, InUse};
+use crate::renewal::{Build, Followed, Renewal};
+use crate::tunnel::tls::{self, Credentials, InUse};
 use crate::watched::State;
+use crate::workload_api::{SOCKET_VARIABLE, Socket};
 
 /// Flags over the configuration file; each is also a variable.
 #[derive(Args)]
@@ -43,6 +43,11 @@ pub(super) struct CommonArgs {
     /// connected [default: none]
     #[arg(long, env = "EGRESS_CRL", value_name = "FILE")]
     crl: Option<PathBuf>,
+
+    /// SPIFFE Workload API that gives certificate, key, bundle and revocation lists instead of files
+    /// [default: what SPIFFE_ENDPOINT_SOCKET says, where no file is named]
+    #[arg(long, env = "EGRESS_WORKLOAD_API", value_name = "unix:///SOCKET")]
+    workload_api: Option<Socket>,
 
     /// Where records go: a file that is appended to, or - for standard output [default: -]
     #[arg(long, env = "EGRESS_LOG", value_name = "FILE|-")]
@@ -80,6 +85,8 @@ impl From<CommonArgs> for Common {
             key: args.key,
             bundle: args.bundle,
             crl: args.crl,
+            workload_api: args.workload_api,
+            endpoint_socket: std::env::var(SOCKET_VARIABLE).ok(),
             log: args.log,
             log_format: args.log_format,
             admin: args.admin,
@@ -94,18 +101,21 @@ pub(super) struct Loaded {
     pub(super) policy: InForce,
     pub(super) reloader: Reloader,
     pub(super) credentials: Credentials,
-    pub(super) credentials_seen: State,
+    pub(super) followed: Followed,
     pub(super) recorder: Recorder,
     pub(super) metrics: Arc<Metrics>,
 }
 
-/// Loads the files that the configuration names.
+/// How long a Workload API is waited for at the start: it may start at the same time, and an entry
+/// for a new workload reaches a SPIRE agent within some seconds.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Loads what the configuration names. Blocks its thread, which is none of an async runtime.
 pub(super) fn load(base: &Base) -> anyhow::Result<Loaded> {
     // Before it is read: what changes later is a change.
     let seen = State::of(std::slice::from_ref(&base.policy));
     let policy = load_policy(base)?;
-    let credentials_seen = State::of(&base.tls.paths());
-    let credentials = Credentials::load(&base.tls, UnixTime::now())?;
+    let (credentials, followed) = base.tls.load(PATIENCE)?;
     for warning in credentials.warnings() {
         tracing::warn!("{warning}");
     }
@@ -119,28 +129,21 @@ pub(super) fn load(base: &Base) -> anyhow::Result<Loaded> {
         policy: in_force,
         reloader,
         credentials,
-        credentials_seen,
+        followed,
         recorder,
         metrics,
     })
 }
 
-/// Puts the credentials into use, and follows their files on a thread of its own.
+/// Puts the credentials into use, and follows what they come from on a thread of its own.
 pub(super) fn use_credentials<C: Send + Sync + 'static>(
-    files: &CredentialFiles,
-    loaded: &Loaded,
+    credentials: &Credentials,
+    followed: Followed,
     build: Build<C>,
+    metrics: Arc<Metrics>,
 ) -> anyhow::Result<InUse<C>> {
-    let (renewer, in_use) = tls::in_use(build(&loaded.credentials)?);
-    let renewal = Renewal::new(
-        files.clone(),
-        loaded.credentials_seen.clone(),
-        &loaded.credentials,
-        build,
-        renewer,
-        loaded.metrics.clone(),
-    );
-    let renewal = renewal.context("cannot watch the certificate files")?;
+    let (renewer, in_use) = tls::in_use(build(credentials)?);
+    let renewal = Renewal::new(followed, credentials, build, renewer, metrics);
     std::thread::Builder::new()
         .name("certificates".to_owned())
         .spawn(move || renewal.run())

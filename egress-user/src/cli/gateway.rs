@@ -9,7 +9,7 @@ use clap::Args;
 use ipnet::IpNet;
 
 use super::check::{CheckArgs, Report};
-use super::common::{self, CommonArgs};
+use super::common::{self, CommonArgs, Loaded};
 use crate::admin::{Admin, Readiness};
 use crate::config::gateway::{GatewayConfig, GatewayOptions, UpstreamConfig};
 use crate::document::Mistakes;
@@ -32,7 +32,8 @@ Examples:
 gateway.yaml:
   listen: 0.0.0.0:8443
   policy: policy.yaml
-  tls: {certificate: gateway.pem, key: gateway-key.pem, bundle: ca.pem}   # and crl: revoked.pem
+  tls: {certificate: gateway.pem, key: gateway-key.pem, bundle: ca.pem}   # and crl: revoked.pem; or
+                                    # {workload_api: \"unix:///run/spire/agent.sock\"} (SPIFFE)
   agents:                           # spiffe://OWN-TRUST-DOMAIN/agent/* when absent
     - spiffe://example.org/agent/*  # may speak for every workload
     - id: spiffe://example.org/node/web
@@ -100,7 +101,8 @@ impl GatewayArgs {
             return Ok(report(config).print(output));
         }
         let config = config?;
-        common::runtime()?.block_on(serve(config))?;
+        let loaded = common::load(&config.base)?;
+        common::runtime()?.block_on(serve(config, loaded))?;
         Ok(ExitCode::SUCCESS)
     }
 }
@@ -203,14 +205,14 @@ fn agents(
     rules.map_or_else(|| Ok(vec![default()?]), Ok)
 }
 
-async fn serve(config: GatewayConfig) -> anyhow::Result<()> {
-    let loaded = common::load(&config.base)?;
+async fn serve(config: GatewayConfig, loaded: Loaded) -> anyhow::Result<()> {
     let agents = agents(config.agents, &loaded.credentials)?;
     let raw = config.raw.clone();
     let build = Box::new(move |credentials: &_| {
         tls::gateway_end(credentials).map(|end| end.taking(raw.as_ref()))
     });
-    let tls = common::use_credentials(&config.base.tls, &loaded, build)?;
+    let metrics = loaded.metrics.clone();
+    let tls = common::use_credentials(&loaded.credentials, loaded.followed, build, metrics)?;
     let gateway = Gateway::bind(GatewayParts {
         listen: config.listen,
         tls,

@@ -211,13 +211,13 @@ impl CaptureOptions {
 
     fn complete(self, needs: &mut Needs) -> Option<CaptureConfig> {
         if self.handover.is_some() && self.pin.is_none() {
-            needs.mistake(
+            needs.mistake::<()>(
                 "`handover` takes `pin`: without pins to replace, the programs of the agent before \
                  stay attached beside the next one's until it has drained",
             );
         }
         for (inner, outer) in nested(self.cgroups.as_deref().unwrap_or_default()) {
-            needs.mistake(&format!(
+            needs.mistake::<()>(&format!(
                 "the cgroup {} lies in {}, which is captured as a whole: name one of them",
                 inner.display(),
                 outer.display()

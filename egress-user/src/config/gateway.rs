@@ -222,6 +222,7 @@ fn server(value: Value<'_>) -> Option<SocketAddr> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::renewal::Source;
 
     fn load(text: &str) -> Result<GatewayConfig, Mistakes> {
         let dir = tempfile::tempdir().unwrap();
@@ -254,7 +255,10 @@ drain: 5s
     fn reads_everything() {
         let config = load(FULL).unwrap();
         assert!(config.base.policy.is_absolute() && config.base.policy.ends_with("policy.yaml"));
-        assert_eq!(config.base.tls.bundle, Path::new("/etc/ca.pem"));
+        let Source::Files(files) = config.base.tls else {
+            panic!("files");
+        };
+        assert_eq!(files.bundle, Path::new("/etc/ca.pem"));
         assert_eq!(config.dns.len(), 2);
         assert_eq!(config.dns[0].port(), 53);
         assert_eq!(config.pins.len(), 1);
@@ -296,6 +300,54 @@ drain: 5s
         ] {
             assert!(with(wrong).is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn certificates_come_from_files_or_a_workload_api() {
+        let files = "{certificate: gateway.pem, key: gateway-key.pem, bundle: /etc/ca.pem}";
+        let api = "{workload_api: \"unix:///run/spire/agent.sock\"}";
+        let text = |tls: &str| FULL.replace(files, tls);
+        let socket = |path: &str| Source::WorkloadApi(format!("unix://{path}").parse().unwrap());
+        let config = load(&text(api)).unwrap();
+        assert_eq!(config.base.tls, socket("/run/spire/agent.sock"));
+
+        let mistakes = load(&text("{workload_api: /run/agent.sock}")).unwrap_err();
+        let place = ":3:21: `/run/agent.sock` in `workload_api`: not a Unix socket";
+        assert!(mistakes.to_string().contains(place), "{mistakes}");
+        let both = "{workload_api: \"unix:///a\", crl: revoked.pem}";
+        let mistakes = load(&text(both)).unwrap_err().to_string();
+        let sentence = "`workload_api` gives what `crl` would: leave one of them away";
+        assert!(mistakes.contains(sentence), "{mistakes}");
+
+        let without = FULL.replace(&format!("tls: {files}\n"), "");
+        let flags = |endpoint: &str| {
+            let mut flags = GatewayOptions::default();
+            flags.common.endpoint_socket = Some(endpoint.to_owned());
+            flags
+        };
+        let load = |text: &str, flags| {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("gateway.yaml");
+            std::fs::write(&path, text).unwrap();
+            GatewayConfig::load(Some(&path), flags)
+        };
+        // The variable counts where nothing else is said.
+        let variable = "unix:///tmp/agent.sock";
+        let config = load(&without, flags(variable)).unwrap();
+        assert_eq!(config.base.tls, socket("/tmp/agent.sock"));
+        let config = load(FULL, flags(variable)).unwrap();
+        assert!(matches!(config.base.tls, Source::Files(_)));
+        let mistakes = load(&without, flags("tcp://127.0.0.1:1")).unwrap_err();
+        assert!(
+            mistakes
+                .to_string()
+                .contains("in SPIFFE_ENDPOINT_SOCKET: not a Unix")
+        );
+
+        let mut flags = flags(variable);
+        flags.common.key = Some("key.pem".into());
+        let mistakes = load(&text(api), flags).unwrap_err().to_string();
+        assert!(mistakes.contains("leave the files away"), "{mistakes}");
     }
 
     #[test]

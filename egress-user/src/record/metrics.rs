@@ -177,7 +177,7 @@ impl Default for Metrics {
         );
         registry.register(
             "credentials_reload_failed",
-            "1 while the certificate files are such that they could not be put into use",
+            "1 while the newest certificates could not be had or not be put into use",
             metrics.credentials_failed.clone(),
         );
         Metrics {
@@ -257,7 +257,7 @@ impl Metrics {
         }
     }
 
-    /// Whether the certificate files as they are now could not be put into use.
+    /// Whether the newest certificates could not be had, or not be put into use.
     pub fn credentials_reload_failed(&self, failed: bool) {
         self.credentials_failed.set(failed.into());
     }

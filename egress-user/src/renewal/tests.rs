@@ -1,10 +1,10 @@
 use std::fs;
 use std::path::Path;
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use super::*;
 use crate::pki::{TrialCa, Validity as Lifetime};
-use crate::tunnel::tls::{AgentEnd, CredentialPem, InUse, agent_end, in_use};
+use crate::tunnel::tls::{AgentEnd, CredentialFiles, CredentialPem, InUse, agent_end, in_use};
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -21,15 +21,15 @@ fn write(dir: &Path, pem: &CredentialPem) {
     fs::write(dir.join("ca.pem"), &pem.trust_bundle).unwrap();
 }
 
-struct Followed {
+struct Fixture {
     dir: tempfile::TempDir,
     renewal: Renewal<rustls::ClientConfig>,
     in_use: InUse<rustls::ClientConfig>,
     metrics: Arc<Metrics>,
 }
 
-impl Followed {
-    fn new(days: u32) -> Followed {
+impl Fixture {
+    fn new(days: u32) -> Fixture {
         let dir = tempfile::tempdir().unwrap();
         write(dir.path(), &issue("e.test", days));
         let files = CredentialFiles {
@@ -38,17 +38,19 @@ impl Followed {
             bundle: dir.path().join("ca.pem"),
             crl: None,
         };
-        let seen = State::of(&files.paths());
-        let credentials = Credentials::load(&files, UnixTime::now()).unwrap();
+        Fixture::from(Source::Files(files), dir)
+    }
+
+    fn from(source: Source, dir: tempfile::TempDir) -> Fixture {
+        let (credentials, followed) = source.load(Duration::from_secs(60)).unwrap();
         let build = |credentials: &Credentials| -> Result<AgentEnd, ConfigError> {
             agent_end(credentials, &["spiffe://e.test/gateway/*".parse().unwrap()])
         };
         let (renewer, in_use) = in_use(build(&credentials).unwrap());
         let metrics = Arc::new(Metrics::default());
         let build = Box::new(build);
-        let renewal =
-            Renewal::new(files, seen, &credentials, build, renewer, metrics.clone()).unwrap();
-        Followed {
+        let renewal = Renewal::new(followed, &credentials, build, renewer, metrics.clone());
+        Fixture {
             dir,
             renewal,
             in_use,
@@ -61,9 +63,12 @@ impl Followed {
         let before = self.in_use.now().config();
         write(self.dir.path(), pem);
         let now = Instant::now();
-        self.renewal.watched.changed(now);
-        assert!(self.renewal.watched.changed(now + Duration::from_secs(60)));
-        self.renewal.renew(UnixTime::now());
+        let Followed::Files { files, watched } = &mut self.renewal.followed else {
+            panic!("files");
+        };
+        assert!(source::read_changed(files, watched, now).is_none());
+        let read = source::read_changed(files, watched, now + Duration::from_secs(60));
+        self.renewal.renew(read.unwrap());
         !Arc::ptr_eq(&before, &self.in_use.now().config())
     }
 
@@ -74,7 +79,7 @@ impl Followed {
 
 #[test]
 fn good_files_are_put_into_use_and_bad_ones_are_not() {
-    let mut followed = Followed::new(1);
+    let mut followed = Fixture::new(1);
     let (first, second) = (issue("e.test", 2), issue("e.test", 3));
     assert!(followed.renewed_by(&first));
     assert!(followed.has_metric("egress_credentials_reload_failed 0"));
@@ -97,7 +102,7 @@ fn good_files_are_put_into_use_and_bad_ones_are_not() {
 
 #[test]
 fn the_end_of_a_certificate_is_announced() {
-    let mut followed = Followed::new(10);
+    let mut followed = Fixture::new(10);
     let validity = followed.renewal.validity;
     let now = UnixTime::now();
     let at =
@@ -115,4 +120,51 @@ fn the_end_of_a_certificate_is_announced() {
     // A renewed one has time again.
     assert!(followed.renewed_by(&issue("e.test", 10)));
     assert_eq!(followed.renewal.said, TimeLeft::Enough);
+}
+
+#[cfg(feature = "spiffe")]
+#[test]
+fn a_workload_api_is_followed_and_may_go_away() {
+    use crate::workload_api::tests::served::answer;
+    use egress_lab::workload_api::WorkloadApi;
+
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("agent.sock");
+    let (first, second) = (issue("e.test", 1), issue("e.test", 2));
+    let server = WorkloadApi::serve(&path, answer(&first)).unwrap();
+    let socket = format!("unix://{}", path.display()).parse().unwrap();
+    let mut fixture = Fixture::from(Source::WorkloadApi(socket), dir);
+    let in_force = |fixture: &Fixture| fixture.in_use.now().config();
+    let next = |fixture: &mut Fixture| {
+        let before = in_force(fixture);
+        let loaded = fixture.renewal.followed.next().unwrap();
+        fixture.renewal.renew(loaded);
+        !Arc::ptr_eq(&before, &in_force(fixture))
+    };
+
+    server.give(answer(&second));
+    assert!(next(&mut fixture));
+    let until = fixture.renewal.validity.until.unix_seconds();
+    let line = format!("egress_credentials_valid_until_seconds{{what=\"certificate\"}} {until}");
+    assert!(fixture.has_metric(&line));
+
+    let mixed = CredentialPem {
+        key: first.key.clone(),
+        ..second.clone()
+    };
+    for wrong in [mixed, issue("other.test", 1)] {
+        server.give(answer(&wrong));
+        assert!(!next(&mut fixture));
+        assert!(fixture.has_metric("egress_credentials_reload_failed 1"));
+        server.give(answer(&second));
+        assert!(next(&mut fixture));
+        assert!(fixture.has_metric("egress_credentials_reload_failed 0"));
+    }
+
+    drop(server);
+    assert!(!next(&mut fixture));
+    assert!(fixture.has_metric("egress_credentials_reload_failed 1"));
+    let _server = WorkloadApi::serve(&path, answer(&first)).unwrap();
+    while !next(&mut fixture) {}
+    assert!(fixture.has_metric("egress_credentials_reload_failed 0"));
 }

@@ -6,7 +6,9 @@ mod certificate;
 use std::fmt;
 use std::str::FromStr;
 
-pub use self::certificate::{Certificate, IdentityError, Moment, next_update, spiffe_id_of};
+pub use self::certificate::{
+    Certificate, IdentityError, Moment, der_values, next_update, spiffe_id_of,
+};
 
 const SCHEME: &str = "spiffe://";
 /// SPIFFE-ID §2.3.

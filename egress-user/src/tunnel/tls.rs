@@ -27,8 +27,8 @@ use crate::tunnel::identity::{
 use crate::tunnel::raw::{AlpnName, Protocol, RawAccess};
 
 pub use self::credentials::{
-    CredentialFiles, CredentialPem, Credentials, CredentialsError, CredentialsFaults,
-    CredentialsWarning, Validity,
+    CredentialDer, CredentialFiles, CredentialPem, Credentials, CredentialsError,
+    CredentialsFaults, CredentialsWarning, Validity,
 };
 pub use self::standing::{Ended, Handshake, InUse, Peer, Renewer, in_use};
 

@@ -18,7 +18,7 @@ use crate::drain::{client_in_two_halves, origin_in_two_halves, process};
 use crate::reload::until_metric;
 use crate::world::{EN, RAW, Wish, World};
 
-const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+pub(crate) const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// The authority that `egress pki init` made, taken up from its files.
 pub(crate) struct Ca {
@@ -88,7 +88,7 @@ fn replace(path: &Path, text: &str) {
     fs::rename(new, path).unwrap();
 }
 
-fn valid_until(end: i64) -> String {
+pub(crate) fn valid_until(end: i64) -> String {
     format!("egress_credentials_valid_until_seconds{{what=\"certificate\"}} {end}")
 }
 

@@ -9,6 +9,7 @@ use egress_lab::wire::{TCP, Target, UDP};
 use egress_lab::{Authority, Cgroup, Deployment, Host, Lab, Names, Origins, Site, Wire, tools};
 
 use crate::certificates::Ca;
+use crate::workload_api::WorkloadApis;
 
 pub(crate) const EN: Site = Site::new("en.wikipedia.org", 10);
 pub(crate) const DE: Site = Site::new("de.wikipedia.org", 20);
@@ -49,6 +50,8 @@ pub(crate) struct Wish<'a> {
     pub(crate) gateway_identity: Identity,
     /// Whether both read a revocation list, which is empty at first.
     pub(crate) crl: bool,
+    /// Whether both have their certificates from a Workload API.
+    pub(crate) workload_api: bool,
     pub(crate) agent_answers: &'a str,
     pub(crate) drain: &'a str,
     /// More lines for the agent's configuration.
@@ -79,6 +82,7 @@ impl Default for Wish<'_> {
             agent_identity: Identity::Own,
             gateway_identity: Identity::Own,
             crl: false,
+            workload_api: false,
             agent_answers: "/readyz",
             drain: "60s",
             agent: &[],
@@ -93,6 +97,7 @@ impl Default for Wish<'_> {
 
 // What is used is dropped before what it uses: the order of the fields matters.
 pub(crate) struct World {
+    pub(crate) workload_apis: Option<WorkloadApis>,
     pub(crate) deployment: Deployment,
     pub(crate) origins: Origins,
     pub(crate) names: Names,
@@ -123,8 +128,12 @@ impl World {
         let names = Names::start(&lab, &records()).unwrap();
         let origins = Origins::start(&lab, &authority, &[EN, DE, IBM]).unwrap();
         let cgroup = Cgroup::new().unwrap();
+        make_pki(&lab);
+        let pki = lab.directory().join("pki");
+        let workload_apis = wish.workload_api.then(|| WorkloadApis::serve(&pki));
         let deployment = deploy(&lab, &cgroup, wish);
         World {
+            workload_apis,
             deployment,
             origins,
             names,
@@ -242,13 +251,17 @@ pub(crate) fn sent(wire: &Wire, host: &Host) -> Vec<Target> {
         .collect()
 }
 
+/// The authority that both processes trust, and another one.
+const PKIS: [&str; 2] = ["pki", "foreign-pki"];
+
+fn make_pki(lab: &Lab) {
+    for name in PKIS {
+        init_pki(egress(), &lab.directory().join(name)).unwrap();
+    }
+}
+
 fn deploy(lab: &Lab, cgroup: &Cgroup, wish: &Wish<'_>) -> Deployment {
-    let pki = |name| {
-        let directory: PathBuf = lab.directory().join(name);
-        init_pki(egress(), &directory).unwrap();
-        directory
-    };
-    let (own, foreign) = (pki("pki"), pki("foreign-pki"));
+    let [own, foreign] = PKIS.map(|name| lab.directory().join(name));
     let directory = |identity| match identity {
         Identity::Own => own.as_path(),
         Identity::Foreign => foreign.as_path(),
@@ -265,6 +278,7 @@ fn deploy(lab: &Lab, cgroup: &Cgroup, wish: &Wish<'_>) -> Deployment {
         gateway_identity: directory(wish.gateway_identity),
         bundle: &own.join("ca.pem"),
         crl: crl.as_deref(),
+        workload_api: wish.workload_api.then_some(own.as_path()),
         agent_answers: wish.agent_answers,
         drain: wish.drain,
         agent: wish.agent,

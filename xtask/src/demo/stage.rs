@@ -101,6 +101,7 @@ impl Stage {
             gateway_identity: &self.pki,
             bundle: &self.pki.join("ca.pem"),
             crl: None,
+            workload_api: None,
             gateway_descriptors: None,
             gateway: &[],
             agent_answers: "/readyz",

@@ -5,6 +5,7 @@ use std::time::Duration;
 use rustls::pki_types::UnixTime;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
+use x509_parser::asn1_rs::Any;
 use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::FromDer;
@@ -107,6 +108,21 @@ impl<'a> Certificate<'a> {
             usage.is_some_and(|usage| usage.value.key_cert_sign() || usage.value.crl_sign());
         Ok(signs || self.is_ca()?)
     }
+}
+
+/// The DER values, such as certificates, that stand one after the other.
+///
+/// # Errors
+/// [`IdentityError::Malformed`].
+pub fn der_values(mut bytes: &[u8]) -> Result<impl Iterator<Item = &[u8]>, IdentityError> {
+    let mut values = Vec::new();
+    while !bytes.is_empty() {
+        let (rest, _) = Any::from_der(bytes).map_err(|_| IdentityError::Malformed)?;
+        let length = bytes.len() - rest.len();
+        values.extend(bytes.get(..length));
+        bytes = rest;
+    }
+    Ok(values.into_iter())
 }
 
 /// When the next edition of a revocation list in DER is due (RFC 5280 §5.1.2.5), if it says so.

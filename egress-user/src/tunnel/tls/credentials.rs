@@ -14,7 +14,7 @@ use rustls::sign::CertifiedKey;
 
 use self::check::{OwnChain, about_own, check_bundle, check_key, take};
 pub use self::error::{CredentialsError, CredentialsFaults, CredentialsWarning};
-use self::read::Pem;
+use self::read::{Form, Part};
 use self::revocation::Revoked;
 use crate::tunnel::identity::{Moment, SpiffeId};
 
@@ -29,6 +29,21 @@ pub struct CredentialPem {
     pub trust_bundle: String,
     /// Revocation lists of those CAs, if there are any.
     pub crl: Option<String>,
+}
+
+/// Credentials in memory, as DER: one value after the other.
+#[derive(Clone)]
+pub struct CredentialDer {
+    /// Who gave them, for sentences.
+    pub giver: String,
+    /// The own certificate, then the intermediate ones that lead to the trust bundle.
+    pub certificates: Vec<u8>,
+    /// The private key of the own certificate: PKCS #8, not encrypted.
+    pub key: Vec<u8>,
+    /// The certificates of the trust domain's CAs.
+    pub trust_bundle: Vec<u8>,
+    /// Revocation lists of those CAs; empty when there are none.
+    pub crl: Vec<u8>,
 }
 
 /// Where credentials are, as PEM files.
@@ -86,13 +101,13 @@ impl Credentials {
     /// # Errors
     /// Everything that is wrong with the files, at once.
     pub fn load(files: &CredentialFiles, now: UnixTime) -> Result<Credentials, CredentialsFaults> {
-        let key = Pem::read(&files.key);
-        let warning = key.as_ref().ok().and_then(Pem::readable_by_others);
+        let key = Part::read(&files.key);
+        let warning = key.as_ref().ok().and_then(Part::readable_by_others);
         let mut credentials = Credentials::check(
-            Pem::read(&files.certificate),
+            Part::read(&files.certificate),
             key,
-            Pem::read(&files.bundle),
-            files.crl.as_deref().map(Pem::read),
+            Part::read(&files.bundle),
+            files.crl.as_deref().map(Part::read),
             now,
         )?;
         credentials.warnings.extend(warning);
@@ -104,13 +119,32 @@ impl Credentials {
     /// # Errors
     /// As [`Credentials::load`].
     pub fn from_pem(pem: &CredentialPem, now: UnixTime) -> Result<Credentials, CredentialsFaults> {
-        let in_memory = |name, text: &str| Ok(Pem::in_memory(name, text));
+        let in_memory = |name, text: &str| Ok(Part::in_memory(name, Form::Pem, text.as_bytes()));
         let crl = pem.crl.as_ref();
         Credentials::check(
             in_memory("the certificate in memory", &pem.certificates),
             in_memory("the key in memory", &pem.key),
             in_memory("the trust bundle in memory", &pem.trust_bundle),
             crl.map(|crl| in_memory("the revocation list in memory", crl)),
+            now,
+        )
+    }
+
+    /// Checks credentials that somebody gave as DER.
+    ///
+    /// # Errors
+    /// As [`Credentials::load`].
+    pub fn from_der(der: &CredentialDer, now: UnixTime) -> Result<Credentials, CredentialsFaults> {
+        let part = |what: &str, bytes: &[u8]| {
+            let name = format!("{what} from {}", der.giver);
+            Ok(Part::in_memory(&name, Form::Der, bytes))
+        };
+        let has_crl = !der.crl.is_empty();
+        Credentials::check(
+            part("the certificate", &der.certificates),
+            part("the key", &der.key),
+            part("the trust bundle", &der.trust_bundle),
+            has_crl.then(|| part("the revocation list", &der.crl)),
             now,
         )
     }
@@ -150,10 +184,10 @@ impl Credentials {
     }
 
     fn check(
-        certificates: Result<Pem, CredentialsError>,
-        key: Result<Pem, CredentialsError>,
-        bundle: Result<Pem, CredentialsError>,
-        crl: Option<Result<Pem, CredentialsError>>,
+        certificates: Result<Part, CredentialsError>,
+        key: Result<Part, CredentialsError>,
+        bundle: Result<Part, CredentialsError>,
+        crl: Option<Result<Part, CredentialsError>>,
         now: UnixTime,
     ) -> Result<Credentials, CredentialsFaults> {
         let mut faults = Vec::new();

@@ -1,14 +1,14 @@
 //! One check for each way in which a file can be wrong.
 
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, UnixTime};
 use rustls::sign::CertifiedKey;
 use rustls::{Error, RootCertStore};
 
 use super::error::{CredentialsError, CredentialsFaults, CredentialsWarning, Place, Position};
-use super::read::Pem;
+use super::read::{Form, Part};
 use super::{Trust, Validity, revocation};
-use crate::tunnel::identity::{Certificate, Moment, SpiffeId, TrustDomain};
+use crate::tunnel::identity::{Certificate, Moment, SpiffeId, TrustDomain, der_values};
 use crate::tunnel::tls::provider;
 
 pub(super) fn take<T>(
@@ -25,10 +25,10 @@ pub(super) struct OwnChain {
 }
 
 impl OwnChain {
-    pub(super) fn read(pem: Pem) -> Result<OwnChain, CredentialsError> {
+    pub(super) fn read(part: Part) -> Result<OwnChain, CredentialsError> {
         Ok(OwnChain {
-            chain: pem.certificates()?,
-            place: pem.place().clone(),
+            chain: part.certificates()?,
+            place: part.place().clone(),
         })
     }
 
@@ -81,7 +81,7 @@ fn is_valid(at: &Position, validity: Validity, now: UnixTime) -> Result<(), Cred
 /// Checks the key, and where there is a certificate that it is this one's.
 pub(super) fn check_key(
     own: Option<&OwnChain>,
-    key: &Pem,
+    key: &Part,
 ) -> Result<Option<CertifiedKey>, CredentialsError> {
     let place = key.place().clone();
     let der = key.key()?;
@@ -111,7 +111,7 @@ pub(super) struct Bundled {
 
 /// Takes every CA of the bundle that has not expired.
 pub(super) fn check_bundle(
-    bundle: &Pem,
+    bundle: &Part,
     domain: Option<&TrustDomain>,
     now: UnixTime,
     faults: &mut Vec<CredentialsError>,
@@ -183,7 +183,7 @@ fn parse<'a>(at: &Position, der: &'a [u8]) -> Result<Certificate<'a>, Credential
 pub(super) fn about_own(
     trust: &Trust,
     own: &OwnChain,
-    bundle: &Pem,
+    bundle: &Part,
     now: UnixTime,
 ) -> Result<Option<CredentialsWarning>, CredentialsFaults> {
     let (certificates, trust_bundle) = (own.place.clone(), bundle.place().clone());
@@ -208,11 +208,17 @@ pub(super) fn about_own(
     }
 }
 
-impl Pem {
+impl Part {
     fn certificates(&self) -> Result<Vec<CertificateDer<'static>>, CredentialsError> {
-        let certificates: Result<Vec<_>, _> =
-            CertificateDer::pem_slice_iter(self.bytes()).collect();
-        let certificates = certificates.map_err(|cause| self.broken(&cause))?;
+        let certificates: Vec<_> = match self.form() {
+            Form::Pem => CertificateDer::pem_slice_iter(self.bytes())
+                .collect::<Result<_, _>>()
+                .map_err(|cause| self.broken(&cause))?,
+            Form::Der => {
+                let values = der_values(self.bytes()).map_err(|cause| self.malformed(cause))?;
+                values.map(|der| der.to_vec().into()).collect()
+            }
+        };
         if certificates.is_empty() {
             return Err(CredentialsError::NoCertificate(self.place().clone()));
         }
@@ -220,6 +226,9 @@ impl Pem {
     }
 
     fn key(&self) -> Result<PrivateKeyDer<'static>, CredentialsError> {
+        if self.form() == Form::Der {
+            return Ok(PrivatePkcs8KeyDer::from(self.bytes().to_vec()).into());
+        }
         let mut keys = PrivateKeyDer::pem_slice_iter(self.bytes());
         match keys.next() {
             Some(Ok(key)) => Ok(key),

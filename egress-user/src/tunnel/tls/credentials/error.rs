@@ -73,6 +73,14 @@ pub enum CredentialsError {
         /// What the PEM parser said.
         cause: String,
     },
+    /// Not one DER value after the other.
+    #[error("{place}: {cause}")]
+    MalformedDer {
+        /// Where it came from.
+        place: Place,
+        /// What is wrong.
+        cause: IdentityError,
+    },
     /// PEM, but no certificate.
     #[error("{0} has no certificate: no PEM section CERTIFICATE")]
     NoCertificate(Place),

@@ -1,4 +1,4 @@
-//! PEM files, bounded.
+//! The parts of credentials as they come: PEM files, bounded, or DER in memory.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -8,19 +8,29 @@ use std::path::Path;
 use rustls::pki_types::pem;
 
 use super::error::{CredentialsError, CredentialsWarning, Place};
+use crate::tunnel::identity::IdentityError;
 
 /// A bundle of some hundred CAs is smaller.
 const MAX_FILE: u64 = 1 << 20;
 
-/// The PEM text of one file, or of a place in memory.
-pub(super) struct Pem {
+/// One file, or what stands for one in memory.
+pub(super) struct Part {
     place: Place,
+    form: Form,
     bytes: Vec<u8>,
     mode: Option<u32>,
 }
 
-impl Pem {
-    pub(super) fn read(path: &Path) -> Result<Pem, CredentialsError> {
+/// The form of a part.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Form {
+    Pem,
+    /// One value after the other.
+    Der,
+}
+
+impl Part {
+    pub(super) fn read(path: &Path) -> Result<Part, CredentialsError> {
         let place = Place::file(path);
         let (bytes, mode) = match read_bounded(path) {
             Ok(read) => read,
@@ -29,23 +39,29 @@ impl Pem {
             }
             Err(error) => return Err(CredentialsError::Unreadable { place, error }),
         };
-        let pem = Pem {
+        let part = Part {
             place,
+            form: Form::Pem,
             bytes,
             mode: Some(mode),
         };
-        if !pem.contains(b"-----BEGIN ") {
-            return Err(CredentialsError::NotPem(pem.place));
+        if !part.contains(b"-----BEGIN ") {
+            return Err(CredentialsError::NotPem(part.place));
         }
-        Ok(pem)
+        Ok(part)
     }
 
-    pub(super) fn in_memory(name: &str, text: &str) -> Pem {
-        Pem {
+    pub(super) fn in_memory(name: &str, form: Form, bytes: &[u8]) -> Part {
+        Part {
             place: Place::memory(name),
-            bytes: text.as_bytes().to_vec(),
+            form,
+            bytes: bytes.to_vec(),
             mode: None,
         }
+    }
+
+    pub(super) fn form(&self) -> Form {
+        self.form
     }
 
     pub(super) fn place(&self) -> &Place {
@@ -65,6 +81,13 @@ impl Pem {
         CredentialsError::BrokenPem {
             place: self.place.clone(),
             cause: cause.to_string(),
+        }
+    }
+
+    pub(super) fn malformed(&self, cause: IdentityError) -> CredentialsError {
+        CredentialsError::MalformedDer {
+            place: self.place.clone(),
+            cause,
         }
     }
 

@@ -16,8 +16,8 @@ use webpki::{
 
 use super::Trust;
 use super::error::{CredentialsError, CredentialsWarning, Place};
-use super::read::Pem;
-use crate::tunnel::identity::{Moment, next_update};
+use super::read::{Form, Part};
+use crate::tunnel::identity::{Moment, der_values, next_update};
 use crate::tunnel::tls::provider;
 
 /// Every revocation list of a file; none when there is no file.
@@ -34,14 +34,13 @@ struct List {
 }
 
 impl Revoked {
-    pub(super) fn read(pem: &Pem) -> Result<Revoked, CredentialsError> {
+    pub(super) fn read(part: &Part) -> Result<Revoked, CredentialsError> {
         let unusable = |cause| CredentialsError::CrlUnusable {
-            crl: pem.place().clone(),
+            crl: part.place().clone(),
             cause,
         };
         let mut lists = Vec::new();
-        for der in CertificateRevocationListDer::pem_slice_iter(pem.bytes()) {
-            let der = der.map_err(|cause| pem.broken(&cause))?;
+        for der in part.revocation_lists()? {
             let list = OwnedCertRevocationList::from_der(&der).map_err(unusable)?;
             lists.push(List {
                 list: list.into(),
@@ -49,10 +48,10 @@ impl Revoked {
             });
         }
         if lists.is_empty() {
-            return Err(CredentialsError::NoCrl(pem.place().clone()));
+            return Err(CredentialsError::NoCrl(part.place().clone()));
         }
         Ok(Revoked {
-            place: Some(pem.place().clone()),
+            place: Some(part.place().clone()),
             lists,
         })
     }
@@ -93,6 +92,22 @@ impl Revoked {
             }
         }
         warnings
+    }
+}
+
+impl Part {
+    fn revocation_lists(
+        &self,
+    ) -> Result<Vec<CertificateRevocationListDer<'static>>, CredentialsError> {
+        match self.form() {
+            Form::Pem => CertificateRevocationListDer::pem_slice_iter(self.bytes())
+                .collect::<Result<_, _>>()
+                .map_err(|cause| self.broken(&cause)),
+            Form::Der => {
+                let values = der_values(self.bytes()).map_err(|cause| self.malformed(cause))?;
+                Ok(values.map(|der| der.to_vec().into()).collect())
+            }
+        }
     }
 }
 

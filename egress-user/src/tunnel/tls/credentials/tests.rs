@@ -390,3 +390,68 @@ fn what_should_be_known_of_a_revocation_list_is_told() {
         "{told}"
     );
 }
+
+#[test]
+fn der_is_checked_as_pem_is() {
+    let (ca, other) = (ca_of(NOON, 30), good());
+    let mut pem = issue(&ca, NOON, 10);
+    let lifetime = Validity::starting(SystemTime::UNIX_EPOCH + NOON, DAY).unwrap();
+    pem.crl = Some(ca.revoke(&[&pem.certificates], lifetime));
+    let der = |pem: &str| {
+        CertificateDer::from_pem_slice(pem.as_bytes())
+            .unwrap()
+            .to_vec()
+    };
+    let key = |pem: &str| {
+        let key = rustls::pki_types::PrivatePkcs8KeyDer::from_pem_slice(pem.as_bytes());
+        key.unwrap().secret_pkcs8_der().to_vec()
+    };
+    let list = pem.crl.as_deref().unwrap().as_bytes();
+    let list = rustls::pki_types::CertificateRevocationListDer::from_pem_slice(list).unwrap();
+    let good = CredentialDer {
+        giver: "there".to_owned(),
+        certificates: der(&pem.certificates),
+        key: key(&pem.key),
+        trust_bundle: [der(&other.trust_bundle), der(&pem.trust_bundle)].concat(),
+        crl: list.to_vec(),
+    };
+    let load = |change: fn(&mut CredentialDer)| {
+        let mut der = good.clone();
+        change(&mut der);
+        Credentials::from_der(&der, now())
+    };
+    let credentials = load(|_| {}).unwrap();
+    assert_eq!(credentials.id().to_string(), "spiffe://e.test/agent/a");
+    assert_eq!(credentials.trust.roots.len(), 2);
+    let revoked = credentials.warnings().first().unwrap().to_string();
+    assert!(
+        revoked.starts_with("the certificate from there is revoked"),
+        "{revoked}"
+    );
+
+    let complaint = |change| load(change).unwrap_err().to_string();
+    for (change, sentence) in [
+        (
+            (|der| der.certificates.truncate(40)) as fn(&mut CredentialDer),
+            "the certificate from there: malformed certificate",
+        ),
+        (
+            |der| der.trust_bundle.push(0x30),
+            "the trust bundle from there: malformed",
+        ),
+        (
+            |der| der.crl.push(0),
+            "the revocation list from there: malformed",
+        ),
+        (
+            |der| der.key.clear(),
+            "the private key in the key from there cannot be used",
+        ),
+    ] {
+        assert!(
+            complaint(change).contains(sentence),
+            "{}",
+            complaint(change)
+        );
+    }
+}
