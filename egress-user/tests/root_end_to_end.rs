@@ -32,6 +32,8 @@ mod discovery;
 mod drain;
 #[path = "root_end_to_end/existing.rs"]
 mod existing;
+#[path = "root_end_to_end/flights.rs"]
+mod flights;
 #[path = "root_end_to_end/gateways.rs"]
 mod gateways;
 #[path = "root_end_to_end/half_close.rs"]

@@ -6,7 +6,9 @@ use std::process::Command;
 
 use egress_lab::deployment::{Hop, Record, Setup, TUNNEL_PORT, init_pki};
 use egress_lab::wire::{TCP, Target, UDP};
-use egress_lab::{Authority, Cgroup, Deployment, Host, Lab, Names, Origins, Site, Wire, tools};
+use egress_lab::{
+    Authority, Cgroup, Deployment, Host, Lab, Names, Origins, Site, Wire, tools, wait,
+};
 
 use crate::certificates::Ca;
 use crate::workload_api::WorkloadApis;
@@ -177,6 +179,15 @@ impl World {
     pub(crate) fn assert_gateway_sent_nothing_to(&self, address: IpAddr) {
         let sent = self.gateway_wire.sent_to(&self.lab.gateway, address);
         assert_eq!(sent.unwrap(), [], "the gateway sent packets to {address}");
+    }
+
+    /// Waits until the gateway has begun to connect to the address.
+    pub(crate) fn gateway_dials(&self, address: IpAddr) {
+        wait::until("the gateway dials", || {
+            let sent = self.gateway_wire.sent_to(&self.lab.gateway, address).ok()?;
+            sent.iter().any(|(_, count)| count.syns > 0).then_some(())
+        })
+        .unwrap();
     }
 
     pub(crate) fn assert_no_name_was_asked_for(&self) {
