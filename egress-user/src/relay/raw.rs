@@ -10,11 +10,10 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
-use tokio::io::AsyncWrite;
 use tokio::net::TcpStream;
-use tokio::time::Sleep;
 
-use super::{Carried, Direction, End, RelayError, Session, Watch, poll_idle};
+use super::ways::{self, BothWays, Ways};
+use super::{Carried, End, RelayError, Session};
 use crate::tunnel::stream::{Transport, TunnelError};
 
 /// Read from the socket at once: four TLS records.
@@ -32,20 +31,16 @@ pub async fn carry<T: Transport>(
         socket,
         transport,
         pending: BytesMut::new(),
-        outward: Direction::default(),
-        inward: Direction::default(),
-        first: None,
-        moved: false,
-        watch: Watch::new(session),
+        ways: Ways::new(session),
     };
     let result = tokio::select! {
-        result = relay.run(idle) => result,
+        result = ways::run(&mut relay, idle) => result,
         error = cut => Err(error),
     };
     Carried {
-        from_socket: relay.outward.bytes,
-        from_tunnel: relay.inward.bytes,
-        first: relay.first,
+        from_socket: relay.ways.outward.bytes,
+        from_tunnel: relay.ways.inward.bytes,
+        first: relay.ways.first,
         result,
     }
 }
@@ -55,69 +50,10 @@ struct Relay<'a, T> {
     transport: &'a mut T,
     /// Bytes that wait to be written to the TLS connection.
     pending: BytesMut,
-    outward: Direction,
-    inward: Direction,
-    first: Option<End>,
-    moved: bool,
-    watch: Watch,
+    ways: Ways,
 }
 
 impl<T: Transport> Relay<'_, T> {
-    async fn run(&mut self, idle: Duration) -> Result<(), RelayError> {
-        let mut timer = std::pin::pin!(tokio::time::sleep(idle));
-        std::future::poll_fn(|cx| self.poll(cx, timer.as_mut(), idle)).await
-    }
-
-    fn poll(
-        &mut self,
-        cx: &mut Context<'_>,
-        timer: Pin<&mut Sleep>,
-        idle: Duration,
-    ) -> Poll<Result<(), RelayError>> {
-        let (outward, inward) = loop {
-            let ends = (self.poll_outward(cx)?, self.poll_inward(cx)?);
-            // What the client sent may have waited for this.
-            if !self.watch.take_answer() {
-                break ends;
-            }
-        };
-        if outward.is_ready() && inward.is_ready() {
-            return Poll::Ready(Ok(()));
-        }
-        if self.watch.poll_limit(cx).is_ready() {
-            return Poll::Ready(Err(RelayError::Idle));
-        }
-        poll_idle(cx, timer, idle, &mut self.moved).map(|()| Err(RelayError::Idle))
-    }
-
-    /// Socket → TLS.
-    fn poll_outward(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), RelayError>> {
-        loop {
-            if self.outward.done {
-                return Poll::Ready(Ok(()));
-            }
-            ready!(self.poll_drain(cx))?;
-            if self.outward.finishing {
-                let closed = ready!(Pin::new(&mut *self.transport).poll_shutdown(cx));
-                closed.map_err(TunnelError::from)?;
-                self.outward.done = true;
-                continue;
-            }
-            if let Some(admitted) = self.watch.admitted(End::Socket) {
-                self.pending = admitted.split();
-                continue;
-            }
-            if self.watch.client_waits(End::Socket) {
-                return self.poll_flush(cx);
-            }
-            match self.socket.poll_read_ready(cx) {
-                Poll::Ready(ready) => ready.map_err(RelayError::Socket)?,
-                Poll::Pending => return self.poll_flush(cx),
-            }
-            self.fill()?;
-        }
-    }
-
     /// Writes what waits.
     fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), RelayError>> {
         while !self.pending.is_empty() {
@@ -127,8 +63,8 @@ impl<T: Transport> Relay<'_, T> {
                 return Poll::Ready(Err(TunnelError::Lost.into()));
             }
             self.pending.advance(written);
-            self.outward.bytes += written as u64;
-            self.moved = true;
+            self.ways.outward.bytes += written as u64;
+            self.ways.moved = true;
         }
         Poll::Ready(Ok(()))
     }
@@ -148,12 +84,12 @@ impl<T: Transport> Relay<'_, T> {
         self.pending.reserve(CHUNK);
         match self.socket.try_read_buf(&mut self.pending) {
             Ok(0) => {
-                self.first.get_or_insert(End::Socket);
-                self.outward.finishing = true;
+                self.ways.first.get_or_insert(End::Socket);
+                self.ways.outward.finishing = true;
             }
             Ok(_) => {
-                self.watch.look(End::Socket, &self.pending)?;
-                if self.watch.is_client(End::Socket) {
+                self.ways.watch.look(End::Socket, &self.pending)?;
+                if self.ways.watch.is_client(End::Socket) {
                     // They come back as what is admitted.
                     self.pending.clear();
                 }
@@ -164,53 +100,66 @@ impl<T: Transport> Relay<'_, T> {
         Ok(())
     }
 
-    /// TLS → socket.
-    fn poll_inward(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), RelayError>> {
-        if self.inward.done {
-            return Poll::Ready(Ok(()));
-        }
-        while !self.inward.finishing {
-            let admitted = self
-                .watch
-                .poll_admitted(cx, self.socket, &mut self.inward.bytes);
-            ready!(admitted).map_err(RelayError::Socket)?;
-            if self.watch.client_waits(End::Tunnel) {
-                return Poll::Pending;
-            }
-            ready!(self.poll_pass(cx))?;
-        }
-        let closed = ready!(Pin::new(&mut *self.socket).poll_shutdown(cx));
-        self.inward.done = true;
-        match closed {
-            // The other side is gone already: it has nothing to be told.
-            Err(error) if error.kind() == io::ErrorKind::NotConnected => Poll::Ready(Ok(())),
-            closed => Poll::Ready(closed.map_err(RelayError::Socket)),
-        }
-    }
-
     /// Passes on what is decrypted, or notes the end.
     fn poll_pass(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), RelayError>> {
         let chunk = ready!(Pin::new(&mut *self.transport).poll_fill_buf(cx));
         let chunk = chunk.map_err(TunnelError::from)?;
         if chunk.is_empty() {
-            self.first.get_or_insert(End::Tunnel);
-            self.inward.finishing = true;
+            self.ways.first.get_or_insert(End::Tunnel);
+            self.ways.inward.finishing = true;
             return Poll::Ready(Ok(()));
         }
-        let taken = if self.watch.is_client(End::Tunnel) {
-            self.watch.look(End::Tunnel, chunk)?;
-            chunk.len()
-        } else {
-            let written = ready!(Pin::new(&mut *self.socket).poll_write(cx, chunk))
-                .map_err(RelayError::Socket)?;
-            self.watch
-                .look(End::Tunnel, chunk.get(..written).unwrap_or_default())?;
-            self.inward.bytes += written as u64;
-            written
-        };
+        let taken = ready!(self.ways.poll_give(cx, self.socket, chunk))?;
         Pin::new(&mut *self.transport).consume(taken);
-        self.moved = true;
         Poll::Ready(Ok(()))
+    }
+}
+
+impl<T: Transport> BothWays for Relay<'_, T> {
+    fn ways(&mut self) -> &mut Ways {
+        &mut self.ways
+    }
+
+    /// Socket → TLS.
+    fn poll_outward(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), RelayError>> {
+        loop {
+            if self.ways.outward.done {
+                return Poll::Ready(Ok(()));
+            }
+            ready!(self.poll_drain(cx))?;
+            if self.ways.outward.finishing {
+                let closed = ready!(Pin::new(&mut *self.transport).poll_shutdown(cx));
+                closed.map_err(TunnelError::from)?;
+                self.ways.outward.done = true;
+                continue;
+            }
+            if let Some(admitted) = self.ways.watch.admitted(End::Socket) {
+                self.pending = admitted.split();
+                continue;
+            }
+            if self.ways.watch.client_waits(End::Socket) {
+                return self.poll_flush(cx);
+            }
+            match self.socket.poll_read_ready(cx) {
+                Poll::Ready(ready) => ready.map_err(RelayError::Socket)?,
+                Poll::Pending => return self.poll_flush(cx),
+            }
+            self.fill()?;
+        }
+    }
+
+    /// TLS → socket.
+    fn poll_inward(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), RelayError>> {
+        if self.ways.inward.done {
+            return Poll::Ready(Ok(()));
+        }
+        while !self.ways.inward.finishing {
+            ready!(self.ways.poll_admitted(cx, self.socket))?;
+            ready!(self.poll_pass(cx))?;
+        }
+        let closed = ready!(ways::poll_shut(cx, self.socket));
+        self.ways.inward.done = true;
+        Poll::Ready(closed)
     }
 }
 

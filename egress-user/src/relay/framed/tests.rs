@@ -4,13 +4,13 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader, DuplexStream};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
-use super::slots::{POOL, SLOTS};
 use super::*;
 use crate::addr::{ClientAddr, OriginAddr, OriginalDst};
 use crate::connection_id::ConnectionId;
 use crate::drain;
-use crate::hello::ServerName;
-use crate::tunnel::frame::{FrameHeader, Opened, Role};
+use crate::hello::{FirstFlight, ServerName};
+use crate::relay::slots::{POOL, SLOTS};
+use crate::tunnel::frame::{FrameHeader, Opened, ResetCode, Role};
 use crate::tunnel::header::OpenHeader;
 use crate::tunnel::stream::{Answer, Idle};
 use crate::workload::Workload;
