@@ -1,8 +1,7 @@
-//! `NAME:PORT:ADDR`: names that the operator pins to addresses, and addresses of
-//! servers with a port that may be left out.
+//! `NAME:PORT:ADDR`: names that the operator pins to addresses.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::str::FromStr;
 
 use crate::hello::ServerName;
@@ -53,13 +52,6 @@ pub fn table(pins: Vec<Pin>) -> HashMap<(String, u16), Vec<IpAddr>> {
     table
 }
 
-/// A name server: an address, with port 53 unless another is given.
-pub fn server(text: &str) -> Result<SocketAddr, String> {
-    let addr = text.parse::<SocketAddr>();
-    addr.or_else(|_| text.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, 53)))
-        .map_err(|_| format!("`{text}` is not the address of a name server, such as 192.0.2.53 or [2001:db8::53]:5353"))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -83,13 +75,5 @@ mod tests {
             let error = wrong.parse::<Pin>().unwrap_err();
             assert!(error.contains("NAME:PORT:ADDR"), "{error}");
         }
-    }
-
-    #[test]
-    fn name_servers_with_and_without_a_port() {
-        assert_eq!(server("192.0.2.1").unwrap().port(), 53);
-        assert_eq!(server("[2001:db8::1]:5353").unwrap().port(), 5353);
-        assert_eq!(server("2001:db8::1").unwrap().port(), 53);
-        assert!(server("dns.example").is_err());
     }
 }

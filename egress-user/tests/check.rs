@@ -31,7 +31,7 @@ fn files() -> tempfile::TempDir {
     fs::write(dir.path().join("policy.yaml"), POLICY).unwrap();
     let gateway = "agents:\n  - spiffe://egress.local/agent/*\n  \
                    - {id: spiffe://egress.local/node/a, workloads: [{namespace: web}, {uid: 7}]}\n\
-                   dns: {servers: [192.0.2.53]}\n";
+                   dns: {servers: [192.0.2.53, tls://192.0.2.54#dns.example.org], ca: pki/ca.pem}\n";
     write(
         dir.path(),
         "gateway",
@@ -82,7 +82,11 @@ fn what_is_in_effect_is_shown() {
         ["spiffe://egress.local/gateway/default"]
     );
     assert_eq!(value(&text, "policy.rules"), ["1"]);
-    assert_eq!(value(&text, "dns.servers"), ["192.0.2.53:53"]);
+    assert_eq!(
+        value(&text, "dns.servers"),
+        ["192.0.2.53:53", "tls://192.0.2.54:853#dns.example.org"]
+    );
+    assert_eq!(value(&text, "dns.ca"), ["pki/ca.pem"]);
     assert_eq!(
         value(&text, "agents"),
         [

@@ -89,6 +89,10 @@ const CRATES: &[Rule] = &[
         only: &["pki"],
     },
     Rule {
+        name: "rustls_native_certs",
+        only: &["gateway/resolve"],
+    },
+    Rule {
         name: "saphyr_parser",
         only: &["document"],
     },

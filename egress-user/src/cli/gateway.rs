@@ -16,9 +16,9 @@ use crate::document::Mistakes;
 use crate::drain;
 use crate::gateway::agents::AgentRule;
 use crate::gateway::forbidden::Forbidden;
-use crate::gateway::resolve::{ResolveOptions, Resolver};
+use crate::gateway::resolve::{NameServer, ResolveOptions, Resolver};
 use crate::gateway::{Gateway, GatewayParts, Limits};
-use crate::pins::{self, Pin};
+use crate::pins::Pin;
 use crate::tunnel::identity::{IdPattern, SpiffeIdError};
 use crate::tunnel::tls::{self, Credentials};
 
@@ -42,7 +42,8 @@ gateway.yaml:
     agent: {tunnels: 4096, connections: 8000, rate: 500, names: 6000}
     workload: {connections: 4096, rate: 100, names: 600}
   raw: {enabled: true, proxy_header: no}   # also takes mTLS without egress/1; accept, require
-  dns: {servers: [192.0.2.53]}        # the system's own when absent
+  dns: {servers: [192.0.2.53]}        # the system's own when absent; also tcp://192.0.2.53 and
+                                      # tls://192.0.2.53#dns.example.org, with `ca: FILE` if need be
   addresses: {allow: [10.20.0.0/16]}  # exceptions to the forbidden ranges
   # the way out, where there is no direct one; or {socks5: \"192.0.2.7:1080\"}
   upstream: {connect: \"http://192.0.2.7:3128\", credentials: proxy-user}   # a file: user:password
@@ -71,9 +72,15 @@ pub(super) struct GatewayArgs {
     #[arg(long, env = "EGRESS_AGENTS", value_name = "ID", value_delimiter = ',')]
     agents: Option<Vec<IdPattern>>,
 
-    /// Name server, with port 53 unless given [default: the system's own]
-    #[arg(long, env = "EGRESS_DNS", value_name = "ADDR[:PORT]", value_delimiter = ',', value_parser = pins::server)]
-    dns: Option<Vec<SocketAddr>>,
+    /// Name server: ADDR[:PORT], tcp://ADDR[:PORT] or tls://ADDR[:PORT]#NAME
+    /// [default: the system's own]
+    #[arg(long, env = "EGRESS_DNS", value_name = "SERVER", value_delimiter = ',')]
+    dns: Option<Vec<NameServer>>,
+
+    /// CA certificates (PEM) by which name servers are known that are asked by TLS
+    /// [default: the system's own]
+    #[arg(long, env = "EGRESS_DNS_CA", value_name = "FILE")]
+    dns_ca: Option<PathBuf>,
 
     /// Range that may be dialled although it is private or otherwise special
     #[arg(
@@ -118,6 +125,7 @@ impl From<GatewayArgs> for GatewayOptions {
             raw: None,
             quotas: None,
             dns: args.dns,
+            dns_ca: args.dns_ca,
             allow_addresses: args.allow_addresses,
             resolve: args.resolve,
             upstream: None,
@@ -145,6 +153,11 @@ fn report(config: Result<GatewayConfig, Mistakes>) -> Report {
     report.set("limits.agent", config.quotas.agent);
     report.set("limits.workload", config.quotas.workload);
     report.list("dns.servers", &config.dns, "the system's own");
+    let ca = config
+        .dns_ca
+        .as_ref()
+        .map(|path| path.display().to_string());
+    report.set("dns.ca", ca.as_deref().unwrap_or("the system's own"));
     report.list("addresses.allow", &config.allow_addresses, "none");
     let pins = config.pins.iter().map(|((name, port), addrs)| {
         let addrs: Vec<String> = addrs.iter().map(ToString::to_string).collect();
@@ -154,6 +167,7 @@ fn report(config: Result<GatewayConfig, Mistakes>) -> Report {
     report_upstream(&mut report, config.upstream);
     let resolver = Resolver::new(ResolveOptions {
         servers: config.dns.clone(),
+        ca: config.dns_ca,
         ..ResolveOptions::default()
     });
     if let Err(error) = resolver {
@@ -222,6 +236,7 @@ async fn serve(config: GatewayConfig, loaded: Loaded) -> anyhow::Result<()> {
         policy: loaded.policy,
         resolve: ResolveOptions {
             servers: config.dns,
+            ca: config.dns_ca,
             pins: config.pins,
             forbidden: Forbidden::except(config.allow_addresses),
         },

@@ -1,7 +1,6 @@
 //! `egress run`.
 
 use std::ffi::OsString;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -11,7 +10,7 @@ use ipnet::IpNet;
 
 use crate::config::{self, agent::fallback};
 use crate::gateway::forbidden::Forbidden;
-use crate::gateway::resolve::ResolveOptions;
+use crate::gateway::resolve::{NameServer, ResolveOptions};
 use crate::pins::{self, Pin};
 use crate::policy::{DEFAULT_PORT, Flags, Loaded, Mode, Policy};
 use crate::record::{LogFormat, Target};
@@ -61,10 +60,15 @@ pub(super) struct RunArgs {
     #[arg(long, value_name = "NAME:PORT:ADDR")]
     resolve: Vec<Pin>,
 
-    /// Name server, with port 53 unless given [default: the system's own]
-    #[arg(long, env = "EGRESS_DNS", value_name = "ADDR[:PORT]", value_delimiter = ',',
-          value_parser = pins::server)]
-    dns: Vec<SocketAddr>,
+    /// Name server: ADDR[:PORT], tcp://ADDR[:PORT] or tls://ADDR[:PORT]#NAME
+    /// [default: the system's own]
+    #[arg(long, env = "EGRESS_DNS", value_name = "SERVER", value_delimiter = ',')]
+    dns: Vec<NameServer>,
+
+    /// CA certificates (PEM) by which name servers are known that are asked by TLS
+    /// [default: the system's own]
+    #[arg(long, env = "EGRESS_DNS_CA", value_name = "FILE")]
+    dns_ca: Option<PathBuf>,
 
     /// Range that may be dialled although it is private or otherwise special
     #[arg(
@@ -114,6 +118,7 @@ impl RunArgs {
             other_ports: self.other_ports,
             resolve: ResolveOptions {
                 servers: self.dns,
+                ca: self.dns_ca,
                 pins: pins::table(self.resolve),
                 forbidden: Forbidden::except(self.allow_addresses),
             },

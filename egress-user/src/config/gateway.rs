@@ -9,6 +9,7 @@ use ipnet::IpNet;
 use super::{Base, Common, Needs};
 use crate::document::{Map, Mistakes, Value};
 use crate::gateway::agents::{AgentRule, Quota, Quotas};
+use crate::gateway::resolve::NameServer;
 use crate::gateway::upstream::credentials::{Credentials, CredentialsError};
 use crate::gateway::upstream::{Proxy, Upstream};
 use crate::pins::{self, Pin};
@@ -29,7 +30,9 @@ pub struct GatewayOptions {
     /// How much each agent and each workload may take.
     pub quotas: Option<Quotas>,
     /// Name servers.
-    pub dns: Option<Vec<SocketAddr>>,
+    pub dns: Option<Vec<NameServer>>,
+    /// CA certificates by which name servers are known.
+    pub dns_ca: Option<PathBuf>,
     /// Exceptions to the forbidden ranges.
     pub allow_addresses: Option<Vec<IpNet>>,
     /// Names pinned to addresses.
@@ -57,12 +60,17 @@ impl UpstreamConfig {
         Upstream::new(self.proxy, credentials.transpose()?)
     }
 
-    /// Paths in a file are relative to the folder that the file lies in.
     fn below(mut self, file: Option<&Path>) -> UpstreamConfig {
-        if let (Some(path), Some(folder)) = (&mut self.credentials, file.and_then(Path::parent)) {
-            *path = folder.join(&*path);
-        }
+        self.credentials = self.credentials.map(|path| beside(file, path));
         self
+    }
+}
+
+/// Paths in a file are relative to the folder that the file lies in.
+fn beside(file: Option<&Path>, path: PathBuf) -> PathBuf {
+    match file.and_then(Path::parent) {
+        Some(folder) => folder.join(path),
+        None => path,
     }
 }
 
@@ -81,7 +89,10 @@ pub struct GatewayConfig {
     /// How much each agent and each workload may take.
     pub quotas: Quotas,
     /// Name servers; the system's own when empty.
-    pub dns: Vec<SocketAddr>,
+    pub dns: Vec<NameServer>,
+    /// CA certificates by which name servers are known that are asked by TLS; those of the system when
+    /// absent.
+    pub dns_ca: Option<PathBuf>,
     /// Exceptions to the forbidden ranges.
     pub allow_addresses: Vec<IpNet>,
     /// Names pinned to addresses.
@@ -112,6 +123,9 @@ impl GatewayConfig {
             agents: flags.agents.or(written.agents),
             quotas: flags.quotas.or(written.quotas).unwrap_or_default(),
             dns: flags.dns.or(written.dns).unwrap_or_default(),
+            dns_ca: flags
+                .dns_ca
+                .or(written.dns_ca.map(|path| beside(file, path))),
             allow_addresses: flags
                 .allow_addresses
                 .or(written.allow_addresses)
@@ -126,15 +140,16 @@ impl GatewayConfig {
 }
 
 fn read(map: &Map<'_>) -> Option<GatewayOptions> {
+    let dns = map.optional("dns", |value| value.map(dns));
+    let (dns, dns_ca) = dns.map_or((None, None), |(servers, ca)| (Some(servers), ca));
     Some(GatewayOptions {
         common: Common::read(map),
         listen: map.optional("listen", Value::socket_addr),
         raw: map.optional("raw", |value| value.map(raw)),
         agents: map.optional("agents", |value| value.non_empty_list(agent)),
         quotas: map.optional("limits", |value| value.map(quotas)),
-        dns: map.optional("dns", |value| {
-            value.map(|dns| dns.required("servers", |servers| servers.non_empty_list(server)))
-        }),
+        dns,
+        dns_ca,
         allow_addresses: map.optional("addresses", |value| {
             value.map(|addresses| addresses.required("allow", |allow| allow.list(Value::ip_net)))
         }),
@@ -215,8 +230,11 @@ fn quota(map: &Map<'_>, default: Quota) -> Quota {
     }
 }
 
-fn server(value: Value<'_>) -> Option<SocketAddr> {
-    value.parse(pins::server)
+fn dns(map: &Map<'_>) -> Option<(Vec<NameServer>, Option<PathBuf>)> {
+    let server = |value: Value<'_>| value.parse(str::parse);
+    let servers = map.required("servers", |servers| servers.non_empty_list(server));
+    let ca = map.optional("ca", Value::path);
+    Some((servers?, ca))
 }
 
 #[cfg(test)]
@@ -242,7 +260,7 @@ agents:
 limits:
   agent: {tunnels: 100, rate: 50}
   workload: {connections: 20, names: 30}
-dns: {servers: [\"203.0.113.53\", \"[2001:db8::53]:5353\"]}
+dns: {servers: [203.0.113.53, \"[2001:db8::53]:5353\", tls://1.1.1.1#one.one], ca: dns-ca.pem}
 addresses: {allow: [203.0.113.0/24]}
 resolve: [\"en.wikipedia.org:443:127.0.0.1\"]
 upstream: {connect: \"http://proxy.example:3128\", credentials: proxy-user}
@@ -259,8 +277,15 @@ drain: 5s
             panic!("files");
         };
         assert_eq!(files.bundle, Path::new("/etc/ca.pem"));
-        assert_eq!(config.dns.len(), 2);
-        assert_eq!(config.dns[0].port(), 53);
+        let servers: Vec<String> = config.dns.iter().map(NameServer::to_string).collect();
+        let wanted = [
+            "203.0.113.53:53",
+            "[2001:db8::53]:5353",
+            "tls://1.1.1.1:853#one.one",
+        ];
+        assert_eq!(servers, wanted);
+        let ca = config.dns_ca.unwrap();
+        assert!(ca.is_absolute() && ca.ends_with("dns-ca.pem"));
         assert_eq!(config.pins.len(), 1);
         assert_eq!(config.base.drain.as_secs(), 5);
         let upstream = config.upstream.unwrap();

@@ -1,22 +1,25 @@
 //! Name → addresses that may be dialled. The only room that knows hickory.
 
 mod memory;
+mod server;
+mod trust;
 
 use std::collections::HashMap;
 use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use hickory_resolver::TokioResolver;
-use hickory_resolver::config::{
-    ConnectionConfig, NameServerConfig, ResolveHosts, ResolverConfig, ResolverOpts,
-};
+use hickory_resolver::config::{ResolveHosts, ResolverConfig, ResolverOpts};
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::net::{DnsError, NetError};
 use hickory_resolver::proto::op::ResponseCode;
 use hickory_resolver::proto::rr::{Name, RecordType};
 
 use self::memory::{Answer, Memory};
+pub use self::server::NameServer;
+pub use self::trust::TrustError;
 use super::forbidden::Forbidden;
 use crate::addr::OriginAddr;
 use crate::hello::ServerName;
@@ -29,6 +32,10 @@ const CACHE: u64 = 8 * 1024;
 /// is good for nothing would have every connection ask, one for years would never be corrected.
 const POSITIVE: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(3600));
 
+/// The longest that one question is waited for, whatever is tried for it: two attempts with
+/// [`tune`]'s limit, and a little. Hickory gives a TLS handshake five seconds, each time.
+const LOOKUP: Duration = Duration::from_secs(5);
+
 /// How long the other family is waited for once one has answered (RFC 8305 §3).
 const RESOLUTION_DELAY: Duration = Duration::from_millis(50);
 
@@ -39,7 +46,10 @@ const NEGATIVE_LIMIT: Duration = Duration::from_secs(60);
 #[derive(Clone, Debug, Default)]
 pub struct ResolveOptions {
     /// Name servers; the system's own when empty.
-    pub servers: Vec<SocketAddr>,
+    pub servers: Vec<NameServer>,
+    /// CA certificates, PEM, by which name servers are known that are asked by TLS; those of the system
+    /// when absent.
+    pub ca: Option<PathBuf>,
     /// Names that the operator pinned to addresses, by name and port.
     pub pins: Pins,
     /// Ranges that may not be dialled.
@@ -56,6 +66,9 @@ pub enum ResolverError {
     /// /etc/resolv.conf is missing or unreadable.
     #[error("cannot read the system's name servers: {0}; name some with `dns.servers` or --dns")]
     System(#[source] NetError),
+    /// Name servers cannot be asked by TLS.
+    #[error(transparent)]
+    Trust(#[from] TrustError),
     /// Hickory refuses the configuration.
     #[error("cannot set up name resolution: {0}")]
     Build(#[source] NetError),
@@ -91,6 +104,9 @@ impl Resolver {
                 TokioRuntimeProvider::default(),
             )
         };
+        if options.servers.iter().any(NameServer::is_tls) {
+            builder = builder.with_tls_config(trust::client_config(options.ca.as_deref())?);
+        }
         tune(builder.options_mut());
         Ok(Resolver {
             hickory: builder.build().map_err(ResolverError::Build)?,
@@ -139,7 +155,9 @@ impl Resolver {
     }
 
     async fn ask_for(&self, name: Name, kind: RecordType) -> Result<Vec<IpAddr>, Refusal> {
-        let found = self.hickory.lookup(name, kind).await.map_err(|error| {
+        let found = tokio::time::timeout(LOOKUP, self.hickory.lookup(name, kind));
+        let found = found.await.unwrap_or(Err(NetError::Timeout));
+        let found = found.map_err(|error| {
             tracing::debug!(%error, "name not resolved");
             refusal_of(&error)
         })?;
@@ -204,15 +222,8 @@ fn origin(ip: IpAddr, port: u16) -> OriginAddr {
     OriginAddr::new(SocketAddr::new(ip, port))
 }
 
-fn config_of(servers: &[SocketAddr]) -> ResolverConfig {
-    let servers = servers.iter().map(|server| {
-        let connections = [ConnectionConfig::udp(), ConnectionConfig::tcp()];
-        let connections = connections.map(|mut connection| {
-            connection.port = server.port();
-            connection
-        });
-        NameServerConfig::new(server.ip(), true, connections.into())
-    });
+fn config_of(servers: &[NameServer]) -> ResolverConfig {
+    let servers = servers.iter().map(NameServer::config);
     ResolverConfig::from_parts(None, Vec::new(), servers.collect())
 }
 

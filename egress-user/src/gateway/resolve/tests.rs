@@ -1,124 +1,18 @@
 //! The resolver against a name server that lies on purpose.
 
+mod liar;
+
 use std::net::Ipv4Addr;
-use std::sync::{Arc, Mutex};
 
-use hickory_resolver::proto::op::{Message, OpCode, ResponseCode};
-use hickory_resolver::proto::rr::rdata::{CNAME, SOA};
-use hickory_resolver::proto::rr::{DNSClass, RData, Record, RecordType};
-use tokio::net::UdpSocket;
+use hickory_resolver::proto::op::ResponseCode;
+use hickory_resolver::proto::rr::RecordType;
+use tokio::net::TcpListener;
 
+use self::liar::{By, Ca, Liar, Say, resolver};
 use super::*;
 
 fn ips(list: &[&str]) -> Vec<IpAddr> {
     list.iter().map(|ip| ip.parse().unwrap()).collect()
-}
-
-/// What the server says to one question.
-enum Say {
-    /// These of the addresses that are of the family asked for, and for how many seconds.
-    Addresses(&'static [&'static str], u32),
-    Code(ResponseCode),
-    Alias(&'static str),
-    Nothing,
-}
-
-/// A server that answers as `say` wants it, which gets the name, and how many questions about
-/// it and its type came before.
-struct Liar {
-    addr: SocketAddr,
-    asked: Arc<Mutex<Vec<(String, RecordType)>>>,
-}
-
-impl Liar {
-    async fn new(say: impl Fn(&str, usize) -> Say + Send + 'static) -> Liar {
-        let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
-        let addr = socket.local_addr().unwrap();
-        let asked = Arc::new(Mutex::new(Vec::new()));
-        let log = asked.clone();
-        tokio::spawn(async move {
-            let mut buffer = [0; 4096];
-            loop {
-                let (len, from) = socket.recv_from(&mut buffer).await.unwrap();
-                let question = Message::from_vec(&buffer[..len]).unwrap();
-                let query = question.queries[0].clone();
-                let entry = (query.name().to_ascii().to_lowercase(), query.query_type());
-                let before = {
-                    let mut log = log.lock().unwrap();
-                    let before = log.iter().filter(|known| **known == entry).count();
-                    log.push(entry.clone());
-                    before
-                };
-                let said = say(entry.0.trim_end_matches('.'), before);
-                if let Some(answer) = answer(&question, said) {
-                    socket
-                        .send_to(&answer.to_vec().unwrap(), from)
-                        .await
-                        .unwrap();
-                }
-            }
-        });
-        Liar { addr, asked }
-    }
-
-    fn resolver(&self) -> Resolver {
-        Resolver::new(ResolveOptions {
-            servers: vec![self.addr],
-            ..ResolveOptions::default()
-        })
-        .unwrap()
-    }
-
-    fn asked(&self) -> Vec<(String, RecordType)> {
-        self.asked.lock().unwrap().clone()
-    }
-}
-
-fn answer(question: &Message, say: Say) -> Option<Message> {
-    let query = question.queries[0].clone();
-    let mut answer = Message::response(question.metadata.id, OpCode::Query);
-    answer.metadata.recursion_desired = true;
-    answer.metadata.recursion_available = true;
-    answer.add_query(query.clone());
-    let name = query.name().clone();
-    let soa = SOA::new(name.clone(), name.clone(), 1, 60, 60, 60, 60);
-    let authority = Record::from_rdata(name.clone(), 60, RData::SOA(soa));
-    match say {
-        Say::Nothing => return None,
-        Say::Code(code) => {
-            answer.metadata.response_code = code;
-            if code == ResponseCode::NXDomain {
-                answer.add_authority(authority);
-            }
-        }
-        Say::Alias(target) => {
-            let target = Name::from_ascii(target).unwrap();
-            let alias = RData::CNAME(CNAME(target));
-            answer.add_answer(Record::from_rdata(name, 60, alias));
-        }
-        Say::Addresses(list, ttl) => {
-            let of_type = ips(list).into_iter().filter_map(|ip| match ip {
-                IpAddr::V4(ip) => {
-                    (query.query_type() == RecordType::A).then(|| RData::A(ip.into()))
-                }
-                IpAddr::V6(ip) => {
-                    (query.query_type() == RecordType::AAAA).then(|| RData::AAAA(ip.into()))
-                }
-            });
-            let records: Vec<_> = of_type
-                .map(|data| {
-                    let mut record = Record::from_rdata(name.clone(), ttl, data);
-                    record.dns_class = DNSClass::IN;
-                    record
-                })
-                .collect();
-            if records.is_empty() {
-                answer.add_authority(authority);
-            }
-            answer.add_answers(records);
-        }
-    }
-    Some(answer)
 }
 
 fn name(text: &str) -> ServerName {
@@ -348,6 +242,7 @@ async fn a_pin_needs_no_server_and_knows_its_port() {
     let resolver = Resolver::new(ResolveOptions {
         // Nobody listens there: an unpinned name fails.
         servers: vec!["127.0.0.1:1".parse().unwrap()],
+        ca: None,
         pins: [pin].into(),
         forbidden: Forbidden::default(),
     })
@@ -356,4 +251,93 @@ async fn a_pin_needs_no_server_and_knows_its_port() {
     assert_eq!(resolved.dialable.len(), 1);
     let refusal = resolver.resolve(&name, 8443).await.unwrap_err();
     assert_eq!(refusal.class, Class::Unreachable, "{refusal}");
+}
+
+/// What is too long for UDP is asked for by TCP, of the same server.
+#[tokio::test]
+async fn an_answer_that_was_cut_short_is_asked_for_by_tcp() {
+    let liar = Liar::new(|_, _| Say::Much(&["185.15.59.224"])).await;
+    let resolved = liar.resolver().resolve(&name("a.example.org"), 443).await;
+    assert_eq!(dialable(&resolved.unwrap()), ips(&["185.15.59.224"]));
+    let by = liar.asked_by();
+    assert!(by.contains(&By::Udp) && by.contains(&By::Tcp), "{by:?}");
+}
+
+#[tokio::test]
+async fn a_server_that_is_to_be_asked_by_tcp_is_not_asked_otherwise() {
+    let liar = Liar::new(|name, _| match name {
+        "gone.example.org" => Say::Code(ResponseCode::NXDomain),
+        _ => Say::Addresses(&["185.15.59.224", "10.0.0.1"], 60),
+    })
+    .await;
+    let server = format!("tcp://{}", liar.addr).parse().unwrap();
+    let resolver = resolver(server, None);
+    let resolved = resolver.resolve(&name("a.example.org"), 443).await.unwrap();
+    assert_eq!(dialable(&resolved), ips(&["185.15.59.224"]));
+    assert_eq!(resolved.forbidden, ips(&["10.0.0.1"]));
+    assert_eq!(
+        reason(&resolver, "gone.example.org").await,
+        "name_not_found"
+    );
+    assert!(liar.asked_by().iter().all(|by| *by == By::Tcp));
+}
+
+#[tokio::test]
+async fn a_server_is_asked_by_tls_when_its_certificate_is_good() {
+    let ca = Ca::new();
+    for (of, suffix) in [
+        ("dns.example.org", "#dns.example.org"),
+        // Without a name it is for the address.
+        ("127.0.0.1", ""),
+    ] {
+        let liar = Liar::by_tls(&ca, of, |_, _| Say::Addresses(&["185.15.59.224"], 60)).await;
+        let server = format!("tls://{}{suffix}", liar.addr).parse().unwrap();
+        let resolver = resolver(server, Some(&ca));
+        let resolved = resolver.resolve(&name("a.example.org"), 443).await.unwrap();
+        assert_eq!(dialable(&resolved), ips(&["185.15.59.224"]));
+        assert!(liar.asked_by().contains(&By::Tls));
+    }
+}
+
+/// Neither a CA that is not trusted nor another name will do, and nobody is told what was to be asked.
+#[tokio::test]
+async fn a_server_with_another_certificate_is_told_no_name() {
+    let (ca, other) = (Ca::new(), Ca::new());
+    for (signs, of) in [(&other, "dns.example.org"), (&ca, "dns.example.net")] {
+        let liar = Liar::by_tls(signs, of, |_, _| Say::Addresses(&["185.15.59.224"], 60)).await;
+        let server = format!("tls://{}#dns.example.org", liar.addr)
+            .parse()
+            .unwrap();
+        let resolver = resolver(server, Some(&ca));
+        assert_eq!(reason(&resolver, "a.example.org").await, "dns_failed");
+        assert_eq!(liar.asked(), []);
+    }
+}
+
+#[tokio::test]
+async fn a_tls_server_that_says_nothing_is_not_waited_for_for_ever() {
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let server = format!("tls://{}#dns.example.org", silent.local_addr().unwrap());
+    let resolver = resolver(server.parse().unwrap(), Some(&Ca::new()));
+    assert_eq!(reason(&resolver, "a.example.org").await, "dns_timeout");
+}
+
+#[test]
+fn ca_certificates_that_cannot_be_used_are_named() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let build = |ca: &std::path::Path| {
+        let options = ResolveOptions {
+            servers: vec!["tls://192.0.2.53#dns.example.org".parse().unwrap()],
+            ca: Some(ca.to_owned()),
+            ..ResolveOptions::default()
+        };
+        Resolver::new(options).err().unwrap().to_string()
+    };
+    let error = build(file.path());
+    assert!(error.contains("has no CA certificate"), "{error}");
+    let error = build(std::path::Path::new("/nonexistent/ca.pem"));
+    assert!(
+        error.starts_with("cannot read the CA certificates in /nonexistent"),
+        "{error}"
+    );
 }
