@@ -1,5 +1,8 @@
 //! Who opened a connection: what policy may ask about, what the header carries, what the record says.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
 use serde::Serialize;
 
 /// The workload that a connection belongs to. What is not known is absent.
@@ -14,6 +17,9 @@ pub struct Workload {
     /// Kubernetes service account.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub service_account: Option<String>,
+    /// Labels of the pod. Who knows them knows all of them: one that is not there the pod lacks.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub labels: Option<Labels>,
     /// Container name.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub container: Option<String>,
@@ -23,6 +29,29 @@ pub struct Workload {
     /// User id that the socket belongs to.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub uid: Option<u32>,
+}
+
+/// Labels, by their keys. Cheap to clone, since every connection of a workload has them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Labels(Arc<BTreeMap<String, String>>);
+
+impl Labels {
+    /// The value of one.
+    pub fn get(&self, key: &str) -> Option<&str> {
+        self.0.get(key).map(String::as_str)
+    }
+
+    /// Keys and values, in the order of the keys.
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = (&str, &str)> {
+        let labels = self.0.iter();
+        labels.map(|(key, value)| (key.as_str(), value.as_str()))
+    }
+}
+
+impl FromIterator<(String, String)> for Labels {
+    fn from_iter<I: IntoIterator<Item = (String, String)>>(labels: I) -> Labels {
+        Labels(Arc::new(labels.into_iter().collect()))
+    }
 }
 
 /// The process that called `connect`.

@@ -68,6 +68,7 @@ fn json_of(text: &str) -> Value {
             Event::SequenceEnd | Event::MappingEnd => open.pop().unwrap().0,
             Event::Scalar(text, style, ..) => match text.parse::<u64>() {
                 Ok(number) if style == ScalarStyle::Plain => json!(number),
+                Err(_) if style == ScalarStyle::Plain && text.is_empty() => Value::Null,
                 _ => json!(text),
             },
             _ => continue,
@@ -130,6 +131,7 @@ fn reader_and_schema_accept_the_same() {
         rule("hosts: [a.org], action: allow"),
         rule("hosts: [a.org], from: [{namespace: web, serviceAccount: a.b-c}, {uid: 0}]"),
         rule("hosts: [a.org], from: [{cgroup: /a/*.service/}, {uid: 4294967294}]"),
+        rule("hosts: [a.org], from: [{labels: {app: a, app.kubernetes.io/name: A_b.c-1, x: ''}}]"),
     ] {
         Policy::parse(&text, "p").unwrap();
         schema.accepts(&text).unwrap();
@@ -161,6 +163,15 @@ fn reader_and_schema_accept_the_same() {
         rule("hosts: [a.org], from: [{cgroup: a/b}]"),
         rule("hosts: [a.org], from: [{cgroup: /}]"),
         rule("hosts: [a.org], from: [{cgroup: /a//b}]"),
+        rule("hosts: [a.org], from: [{labels: {}}]"),
+        rule("hosts: [a.org], from: [{labels: [app]}]"),
+        rule("hosts: [a.org], from: [{labels: {app: [a]}}]"),
+        rule("hosts: [a.org], from: [{labels: {app: }}]"),
+        rule("hosts: [a.org], from: [{labels: {app: 'a*'}}]"),
+        rule("hosts: [a.org], from: [{labels: {app: '-a'}}]"),
+        rule("hosts: [a.org], from: [{labels: {'app=': a}}]"),
+        rule("hosts: [a.org], from: [{labels: {'/app': a}}]"),
+        rule("hosts: [a.org], from: [{labels: {'X/app': a}}]"),
         rule("hosts: [a.org], from: [{uid: 4294967295}]"),
         rule("hosts: [a.org], from: [{uid: root}]"),
     ] {

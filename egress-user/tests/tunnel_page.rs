@@ -112,6 +112,8 @@ fn the_first_example_says_what_the_page_says() {
     assert_eq!(header.server_name, "a.example");
     assert_eq!(header.workload.namespace.as_deref(), Some("web"));
     assert_eq!(header.workload.uid, Some(1000));
+    let labels = header.workload.labels.unwrap();
+    assert!(labels.iter().eq([("app", "crawler")]));
     let process = header.process.unwrap();
     assert_eq!((process.pid, &*process.comm), (4242, "curl"));
     let opened = Opened::decode(&frames[3].payload).unwrap();

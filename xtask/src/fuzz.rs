@@ -21,7 +21,7 @@ const TARGETS: [(&str, &[&str]); 6] = [
     ("hello_rustls", &["egress-user/tests/hellos"]),
     ("flight", &[]),
     ("frame", &[]),
-    ("header", &[]),
+    ("header", &["fuzz/seeds/header"]),
     ("policy", &["deploy"]),
 ];
 

@@ -64,6 +64,12 @@ impl<'d> Value<'d> {
         }
     }
 
+    /// A word or a text; an empty one stands in quotes.
+    pub fn any_text(self) -> Option<&'d str> {
+        let text = self.scalar().map(|(text, _)| text);
+        text.or_else(|| self.expected("a text"))
+    }
+
     /// As [`Value::text`], owned.
     pub fn string(self) -> Option<String> {
         self.text().map(str::to_owned)

@@ -352,9 +352,21 @@ fn whom(workload: &Workload) -> String {
         let value = value.as_ref()?;
         Some(format!("{key} {value}"))
     });
-    match known.collect::<Vec<_>>().as_slice() {
+    let mut known: Vec<_> = known.collect();
+    let whole = known.len() == fields.len() && workload.labels.is_some();
+    if let Some(labels) = &workload.labels {
+        known.extend(
+            labels
+                .iter()
+                .map(|(key, value)| format!("label {key}={value}")),
+        );
+        if labels.iter().len() == 0 {
+            known.push("no label".to_owned());
+        }
+    }
+    match known.as_slice() {
         [] => "a workload of which nothing is known".to_owned(),
-        known if known.len() == fields.len() => known.join(", "),
+        known if whole => known.join(", "),
         known => format!("{}, nothing else known", known.join(", ")),
     }
 }

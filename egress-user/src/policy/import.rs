@@ -196,7 +196,7 @@ impl Output {
             return self.leave_out(place.clone(), name, why);
         }
         if !from.iter().all(Subject::is_sound) {
-            let why = "its namespace or service account is no name that Kubernetes accepts";
+            let why = "its namespace, service account or a label is none that Kubernetes accepts";
             return self.leave_out(place.clone(), name, why);
         }
         let mut kept: Vec<NewHost> = Vec::new();

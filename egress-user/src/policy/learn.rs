@@ -16,10 +16,12 @@ use crate::hello::ServerName;
 const RUN_PREFIX: &str = "egress-run-";
 
 /// How rules are made of what was seen.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Options {
     /// How many labels below one parent make a wildcard; 0 makes none.
     pub wildcard_at: usize,
+    /// Keys of labels by which workloads are told apart.
+    pub labels: Vec<String>,
     /// Whether the rules are for everyone, whoever connected.
     pub for_everyone: bool,
 }
@@ -29,6 +31,7 @@ impl Default for Options {
         Options {
             // Fewer are soon listed, and a wildcard opens more than was seen.
             wildcard_at: 5,
+            labels: Vec::new(),
             for_everyone: false,
         }
     }
@@ -101,6 +104,8 @@ struct Record {
 struct Workload {
     namespace: Option<String>,
     service_account: Option<String>,
+    #[serde(default)]
+    labels: BTreeMap<String, String>,
     cgroup: Option<String>,
     uid: Option<u32>,
 }
@@ -160,11 +165,16 @@ impl Learner {
     }
 
     /// Whom a rule is for: the words that outlive the workload come first.
-    fn subject(&self, workload: Workload) -> Result<Subject, String> {
-        let nobody = Subject::default();
+    fn subject(&self, mut workload: Workload) -> Result<Subject, String> {
         if self.options.for_everyone {
-            return Ok(nobody);
+            return Ok(Subject::default());
         }
+        let mut labels = std::mem::take(&mut workload.labels);
+        labels.retain(|key, _| self.options.labels.contains(key));
+        let nobody = Subject {
+            labels,
+            ..Subject::default()
+        };
         let lasts = |path: &str| !path.split('/').any(|name| name.starts_with(RUN_PREFIX));
         let subject = match workload {
             Workload {
@@ -176,6 +186,7 @@ impl Learner {
                 service_account,
                 ..nobody
             },
+            _ if !nobody.labels.is_empty() => nobody,
             Workload {
                 cgroup: Some(cgroup),
                 ..
@@ -250,10 +261,12 @@ impl Subject {
         let Subject {
             namespace,
             service_account,
+            labels,
             cgroup,
             uid,
         } = self;
         let words = [namespace, service_account].into_iter().flatten();
+        let words = words.chain(labels.values().filter(|value| !value.is_empty()));
         let words: Vec<_> = words.map(String::as_str).collect();
         if !words.is_empty() {
             return words.join("-");

@@ -294,8 +294,10 @@ impl Selector {
     pub(super) fn covers(&self, other: &Selector) -> bool {
         let equal =
             |ours: &Option<Box<str>>, theirs: &Option<Box<str>>| ours.is_none() || ours == theirs;
+        let mut labels = self.labels.iter();
         equal(&self.namespace, &other.namespace)
             && equal(&self.service_account, &other.service_account)
+            && labels.all(|(key, value)| other.labels.get(key) == Some(value))
             && (self.uid.is_none() || self.uid == other.uid)
             && self.cgroup.as_ref().is_none_or(|ours| {
                 let theirs = other.cgroup.as_ref();
@@ -308,8 +310,10 @@ impl Selector {
         fn equal<T: PartialEq>(ours: &Option<T>, theirs: &Option<T>) -> bool {
             ours.is_none() || theirs.is_none() || ours == theirs
         }
+        let mut labels = self.labels.iter();
         equal(&self.namespace, &other.namespace)
             && equal(&self.service_account, &other.service_account)
+            && labels.all(|(key, value)| other.labels.get(key).is_none_or(|theirs| theirs == value))
             && equal(&self.uid, &other.uid)
     }
 }

@@ -1,5 +1,6 @@
 //! Whom a rule is for.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use crate::workload::Workload;
@@ -9,6 +10,8 @@ use crate::workload::Workload;
 pub(super) struct Selector {
     pub(super) namespace: Option<Box<str>>,
     pub(super) service_account: Option<Box<str>>,
+    /// Each must be there with this value; empty asks for none.
+    pub(super) labels: BTreeMap<Box<str>, Box<str>>,
     pub(super) cgroup: Option<CgroupPattern>,
     pub(super) uid: Option<u32>,
 }
@@ -38,8 +41,17 @@ impl Selector {
             workload.cgroup.as_deref(),
             |pattern, path| pattern.covers(path),
         );
+        let labels = Fit::of(
+            Some(&self.labels).filter(|wanted| !wanted.is_empty()),
+            workload.labels.as_ref(),
+            |wanted, known| {
+                let mut wanted = wanted.iter();
+                wanted.all(|(key, value)| known.get(key) == Some(&**value))
+            },
+        );
         name(&self.namespace, &workload.namespace)
             .min(name(&self.service_account, &workload.service_account))
+            .min(labels)
             .min(cgroup)
             .min(Fit::of(self.uid, workload.uid, |wanted, known| {
                 wanted == known
@@ -66,15 +78,20 @@ impl fmt::Display for Selector {
             let value = value.as_ref()?;
             Some(format!("{key} {value}"))
         };
-        let fields = [
+        let names = [
             text("namespace", &self.namespace),
             text("serviceAccount", &self.service_account),
+        ];
+        let labels = self.labels.iter();
+        let labels = labels.map(|(key, value)| format!("label {key}={value}"));
+        let others = [
             self.cgroup
                 .as_ref()
                 .map(|path| format!("cgroup {}", path.0)),
             self.uid.map(|uid| format!("uid {uid}")),
         ];
-        let fields: Vec<_> = fields.into_iter().flatten().collect();
+        let names = names.into_iter().flatten().chain(labels);
+        let fields: Vec<_> = names.chain(others.into_iter().flatten()).collect();
         f.write_str(&fields.join(", "))
     }
 }

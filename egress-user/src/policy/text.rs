@@ -1,7 +1,7 @@
 //! The policy document: from YAML to rules.
 
 use std::cell::Cell;
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::hash::BuildHasher;
 use std::sync::Arc;
 
@@ -171,6 +171,7 @@ pub(super) fn selector(map: &Map<'_>) -> Option<Selector> {
     Some(Selector {
         namespace: map.optional("namespace", kubernetes_name),
         service_account: map.optional("serviceAccount", kubernetes_name),
+        labels: map.or("labels", BTreeMap::new(), selected_labels),
         cgroup: map.optional("cgroup", |value| value.parse(CgroupPattern::parse)),
         uid: map.optional("uid", |value| value.number(0..=MAX_UID)),
     })
@@ -189,6 +190,68 @@ fn kubernetes_name(value: Value<'_>) -> Option<Box<str>> {
 pub(super) fn is_kubernetes_name(text: &str) -> bool {
     let known = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.');
     !text.is_empty() && text.len() <= 253 && text.bytes().all(known)
+}
+
+/// Labels of which at least one is asked for: none at all would be everyone.
+fn selected_labels(value: Value<'_>) -> Option<BTreeMap<Box<str>, Box<str>>> {
+    if value.is_map() && value.entries().next().is_none() {
+        return value.mistake("`labels` names none; leave it out to ask for none");
+    }
+    labels(value)
+}
+
+/// Keys and values as the Kubernetes API accepts them.
+pub(super) fn labels<T>(value: Value<'_>) -> Option<T>
+where
+    T: FromIterator<(Box<str>, Box<str>)>,
+{
+    if !value.is_map() {
+        return value.expected("a map of labels and their values");
+    }
+    let mut whole = true;
+    let labels = value.entries().filter_map(|(key, value)| {
+        let label = label(key, value);
+        whole &= label.is_some();
+        label
+    });
+    let labels = labels.collect();
+    whole.then_some(labels)
+}
+
+fn label(key: &str, value: Value<'_>) -> Option<(Box<str>, Box<str>)> {
+    if !is_label_key(key) {
+        return value.mistake(
+            "the key of a label is at most 63 letters, digits, `-`, `_` and `.` that begin and end \
+             with a letter or digit, behind nothing or a DNS name and `/`",
+        );
+    }
+    let text = value.any_text()?;
+    if !is_label_value(text) {
+        return value.expected(
+            "at most 63 letters, digits, `-`, `_` and `.` that begin and end with a letter or digit",
+        );
+    }
+    Some((key.into(), text.into()))
+}
+
+/// Whether the Kubernetes API accepts it as the key of a label.
+pub(super) fn is_label_key(text: &str) -> bool {
+    let (prefix, name) = match text.split_once('/') {
+        Some((prefix, name)) => (Some(prefix), name),
+        None => (None, text),
+    };
+    prefix.is_none_or(is_kubernetes_name) && !name.is_empty() && is_label_value(name)
+}
+
+/// Whether the Kubernetes API accepts it as the value of a label.
+pub(super) fn is_label_value(text: &str) -> bool {
+    let inside = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+    let at_end = |byte: Option<&u8>| byte.is_none_or(u8::is_ascii_alphanumeric);
+    let bytes = text.as_bytes();
+    bytes.len() <= 63
+        && bytes.iter().copied().all(inside)
+        && at_end(bytes.first())
+        && at_end(bytes.last())
 }
 
 /// The names of rules, each of which may be used once.

@@ -1,13 +1,13 @@
 //! Rules on their way into a document: what is learnt or imported, as YAML to paste.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 
 use serde::Serialize;
 
 use super::DEFAULT_PORT;
 use super::selector::CgroupPattern;
-use super::text::{MAX_NAME, MAX_UID, is_kubernetes_name};
+use super::text::{MAX_NAME, MAX_UID, is_kubernetes_name, is_label_key, is_label_value};
 
 /// A rule to be written.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
@@ -45,6 +45,9 @@ pub struct Subject {
     /// Kubernetes service account.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub service_account: Option<String>,
+    /// Labels; none is no condition.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
     /// Cgroup path.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cgroup: Option<String>,
@@ -58,8 +61,10 @@ impl Subject {
     pub(super) fn is_sound(&self) -> bool {
         let names = [&self.namespace, &self.service_account];
         let mut names = names.into_iter().flatten();
+        let mut labels = self.labels.iter();
         let cgroup = self.cgroup.as_deref();
-        names.all(|name| is_kubernetes_name(name))
+        labels.all(|(key, value)| is_label_key(key) && is_label_value(value))
+            && names.all(|name| is_kubernetes_name(name))
             && cgroup.is_none_or(|path| CgroupPattern::exact(path).is_some())
             && self.uid.is_none_or(|uid| uid <= MAX_UID)
     }
@@ -116,9 +121,13 @@ impl Subject {
             let value = value.as_ref()?;
             Some(format!("{key}: {}", quoted(value)))
         };
+        let labels = self.labels.iter();
+        let labels = labels.map(|(key, value)| format!("{}: {}", quoted(key), quoted(value)));
+        let labels: Vec<_> = labels.collect();
         let fields = [
             text("namespace", &self.namespace),
             text("serviceAccount", &self.service_account),
+            (!labels.is_empty()).then(|| format!("labels: {{{}}}", labels.join(", "))),
             text("cgroup", &self.cgroup),
             self.uid.map(|uid| format!("uid: {uid}")),
         ];

@@ -32,7 +32,7 @@ pub const HEADER_LEN: usize = 4;
 pub const MAX_DATA: usize = 16_384 - HEADER_LEN;
 
 /// The largest OPEN payload; a header with every field at its limit is smaller.
-pub const MAX_OPEN: usize = 2048;
+pub const MAX_OPEN: usize = 4096;
 
 /// The largest payload of any other frame.
 pub const MAX_CONTROL: usize = 256;

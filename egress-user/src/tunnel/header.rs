@@ -13,7 +13,8 @@
 //! | 0xE2 | the process: pid and uid, 32 bits each in network order, then the command name; may be absent |
 //!
 //! Inside 0xE0, each may be absent: 1 namespace, 2 pod, 3 service account, 4 container, 5 cgroup,
-//! 6 uid in 32 bits of network order.
+//! 6 uid in 32 bits of network order, 7 labels: for each, in ascending order of the keys, the length
+//! of the key in 16 bits, the key, the length of the value in 8 bits, the value.
 //!
 //! Whatever is known is read strictly: exact lengths, no duplicates, nothing after the end. TLVs of
 //! other types are skipped. Everything here is the agent's claim; what the gateway believes of it is
@@ -28,7 +29,7 @@ use crate::addr::{ClientAddr, OriginalDst};
 use crate::connection_id::ConnectionId;
 use crate::tunnel::PolicyDigest;
 use crate::tunnel::frame::MAX_OPEN;
-use crate::workload::{Process, Workload};
+use crate::workload::{Labels, Process, Workload};
 
 /// What the agent says about a stream when it opens it.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -144,6 +145,8 @@ pub enum Field {
     Cgroup,
     /// The workload's user id.
     Uid,
+    /// The workload's labels, all of them.
+    Labels,
     /// The process.
     Process,
 }
@@ -162,6 +165,7 @@ impl Field {
             | Field::ServiceAccount
             | Field::Container => 253,
             Field::Cgroup => 512,
+            Field::Labels => MAX_LABELS_LEN,
             Field::Uid => 4,
             Field::ConnectionId => 16,
             Field::Policy => 8,
@@ -173,6 +177,7 @@ impl Field {
                     + (TLV_LEN + Field::Container.max_len())
                     + (TLV_LEN + Field::Cgroup.max_len())
                     + (TLV_LEN + Field::Uid.max_len())
+                    + (TLV_LEN + Field::Labels.max_len())
             }
         }
     }
@@ -269,6 +274,13 @@ const SERVICE_ACCOUNT: u8 = 3;
 const CONTAINER: u8 = 4;
 const CGROUP: u8 = 5;
 const UID: u8 = 6;
+const LABELS: u8 = 7;
+
+/// The most labels of a workload; pods have a dozen.
+pub const MAX_LABELS: usize = 64;
+
+/// The most bytes that the labels of a workload take, with three for the lengths of each.
+pub const MAX_LABELS_LEN: usize = 1536;
 
 /// The size of a header with every field at its limit.
 const LARGEST: usize = FIXED_LEN
@@ -292,6 +304,14 @@ fn check_server_name(name: &str) -> Result<&str, HeaderError> {
         .ok_or(HeaderError::Invalid(Field::ServerName))
 }
 
+/// Whether an OPEN can carry labels: not too many, not too long, and as texts are.
+///
+/// # Errors
+/// [`HeaderError::TooLong`] and [`HeaderError::Invalid`].
+pub fn check_labels(labels: &Labels) -> Result<(), HeaderError> {
+    encode::labels(labels).map(drop)
+}
+
 /// A name of the workload: not empty, since what is unknown is absent, and free of control
 /// characters.
 fn check_text(field: Field, text: &str) -> Result<&str, HeaderError> {
@@ -302,6 +322,14 @@ fn check_text(field: Field, text: &str) -> Result<&str, HeaderError> {
         return Err(HeaderError::Invalid(field));
     }
     Ok(text)
+}
+
+/// A label: a key that is not empty, and no control characters.
+fn check_label(key: &str, value: &str) -> Result<(), HeaderError> {
+    match key.is_empty() || key.contains(char::is_control) || value.contains(char::is_control) {
+        true => Err(HeaderError::Invalid(Field::Labels)),
+        false => Ok(()),
+    }
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use clap::Args;
 use super::{CODES, Output, Stop, label, read_text, write};
 use crate::hello::ServerName;
 use crate::policy::{DEFAULT_PORT, Policy, Request};
-use crate::workload::Workload;
+use crate::workload::{Labels, Workload};
 
 /// Says which rule decides about a connection, and why the others do not
 ///
@@ -19,6 +19,7 @@ use crate::workload::Workload;
 Examples:
   egress policy explain en.wikipedia.org
   egress policy explain wikipedia.org --file policy.yaml --as web/crawler
+  egress policy explain wikipedia.org --as web --label app=crawler --label tier=batch
   egress policy explain api.example.org --port 8443 --uid 1000 --output json
 
 {CODES}"))]
@@ -34,6 +35,10 @@ pub(super) struct ExplainArgs {
     /// Kubernetes namespace and service account of the workload
     #[arg(long = "as", value_name = "NAMESPACE[/ACCOUNT]", value_parser = account)]
     subject: Option<Account>,
+
+    /// Label of the workload; those that are given are all that it has
+    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = label_of)]
+    labels: Vec<(String, String)>,
 
     /// Cgroup of the workload
     #[arg(long, value_name = "PATH")]
@@ -67,6 +72,10 @@ impl ExplainArgs {
         let workload = Workload {
             namespace,
             service_account,
+            labels: match self.labels.is_empty() {
+                true => None,
+                false => Some(Labels::from_iter(self.labels)),
+            },
             cgroup: self.cgroup,
             uid: self.uid,
             ..Workload::default()
@@ -101,6 +110,13 @@ fn account(text: &str) -> Result<Account, String> {
         namespace: namespace.to_owned(),
         name: name.map(str::to_owned),
     })
+}
+
+fn label_of(text: &str) -> Result<(String, String), String> {
+    let label = text.split_once('=').filter(|(key, _)| !key.is_empty());
+    label
+        .map(|(key, value)| (key.to_owned(), value.to_owned()))
+        .ok_or_else(|| "give the key of a label, `=` and its value".to_owned())
 }
 
 fn server_name(text: &str) -> Result<ServerName, String> {

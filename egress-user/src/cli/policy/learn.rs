@@ -24,6 +24,7 @@ const BROKEN: usize = 20;
 Examples:
   sudo egress run --audit --log records.jsonl -- ./job
   egress policy learn records.jsonl > policy.yaml
+  egress policy learn --label app agent.jsonl
   egress policy learn --wildcard-at 0 --everyone agent.jsonl gateway.jsonl
 
 {CODES}"))]
@@ -35,6 +36,10 @@ pub(super) struct LearnArgs {
     /// How many names under one parent make a wildcard; 0 for none
     #[arg(long, value_name = "N", default_value_t = LearnOptions::default().wildcard_at)]
     wildcard_at: usize,
+
+    /// Label by which workloads are told apart
+    #[arg(long = "label", value_name = "KEY")]
+    labels: Vec<String>,
 
     /// Makes rules for everyone, whoever connected
     #[arg(long)]
@@ -49,6 +54,7 @@ impl LearnArgs {
     pub(super) fn run(self) -> Result<ExitCode, Stop> {
         let mut learner = Learner::new(LearnOptions {
             wildcard_at: self.wildcard_at,
+            labels: self.labels,
             for_everyone: self.everyone,
         });
         let mut mistakes = Vec::new();

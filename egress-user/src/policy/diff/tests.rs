@@ -3,6 +3,7 @@ use proptest::sample::{select, subsequence};
 
 use super::*;
 use crate::policy::Policy;
+use crate::workload::Labels;
 
 fn policy(rules: &str) -> Policy {
     match Policy::parse(&format!("version: 1\nrules:\n{rules}"), "policy.yaml") {
@@ -111,6 +112,11 @@ fn workloads_are_described_exactly() {
              serviceAccount a, other namespace, uid 1",
         ),
         (
+            "from: [{labels: {app: a}}]",
+            "from: [{namespace: web}, {labels: {app: a, tier: b}}]",
+            "opens namespace web, other label app; closes other namespace, label app=a, other label tier",
+        ),
+        (
             "from: [{cgroup: /a/b}]",
             "from: [{cgroup: /a}]",
             "opens cgroup /a and not /a/b",
@@ -197,8 +203,9 @@ pub(in crate::policy) fn rule() -> impl Strategy<Value = String> {
         field("namespace", vec!["p", "q"]),
         field("cgroup", vec!["/s", "/s/a", "/*/a", "/*", "/s/*"]),
         field("uid", vec!["1", "2"]),
+        field("labels", vec!["{l: p}", "{l: q, m: p}", "{m: p}"]),
     )
-        .prop_map(|(a, b, c)| [a, b, c].into_iter().flatten().collect::<Vec<_>>())
+        .prop_map(|(a, b, c, d)| [a, b, c, d].into_iter().flatten().collect::<Vec<_>>())
         .prop_filter("an empty selector is a mistake", |fields| {
             !fields.is_empty()
         })
@@ -239,7 +246,17 @@ fn workload() -> impl Strategy<Value = Workload> {
         Some("/t"),
     ]);
     let uid = select(vec![None, Some(1), Some(2), Some(3)]);
-    (namespace, cgroup, uid).prop_map(|(namespace, cgroup, uid)| Workload {
+    let label = |value| (String::from("l"), String::from(value));
+    let m = || (String::from("m"), String::from("p"));
+    let labels = select(vec![
+        None,
+        Some(vec![]),
+        Some(vec![label("p")]),
+        Some(vec![label("q"), m()]),
+        Some(vec![label("r"), m()]),
+    ]);
+    (namespace, cgroup, uid, labels).prop_map(|(namespace, cgroup, uid, labels)| Workload {
+        labels: labels.map(Labels::from_iter),
         namespace: namespace.map(str::to_owned),
         cgroup: cgroup.map(str::to_owned),
         uid,
@@ -304,7 +321,7 @@ fn stands_for(row: &Row, name: &str, port: u16) -> bool {
 fn words_cover_exactly_what_they_describe() {
     let policy = policy(
         "- {name: r, hosts: [a.org], from: [{namespace: p, uid: 1}, {cgroup: /s/a}, \
-         {cgroup: /*/a, namespace: q}, {cgroup: /s}]}\n",
+         {cgroup: /*/a, labels: {l: q}}, {cgroup: /s}]}\n",
     );
     let rules: Vec<&Rule> = policy.rules.iter().collect();
     let kinds = Kinds::of(&rules);

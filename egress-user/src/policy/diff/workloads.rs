@@ -1,15 +1,15 @@
 //! The kinds of workloads that rules tell apart, and the words for some of them.
 //!
-//! A workload has four attributes. Each has the values that `from` asks for, and one more for all
+//! A workload has four attributes, and each label that rules ask for is one more. Each has the values that `from` asks for, and one more for all
 //! others; of cgroups, whose patterns overlap, also what lies in several at once. Not knowing an
 //! attribute is a kind of its own only where a pattern leaves no other cgroups: elsewhere there is
 //! a value that decides alike.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::super::rule::Rule;
 use super::super::selector::{CgroupPattern, Selector};
-use crate::workload::Workload;
+use crate::workload::{Labels, Workload};
 
 /// The most kinds that are tried for one name.
 const KINDS: usize = 10_000;
@@ -25,7 +25,7 @@ const OTHER_UID: u32 = u32::MAX;
 
 /// All kinds of workloads: every combination of values, the last attribute turning fastest.
 pub(super) struct Kinds {
-    axes: [Axis; 4],
+    axes: Vec<Axis>,
     complete: bool,
 }
 
@@ -44,6 +44,8 @@ enum Sample {
     /// `None` is not known.
     Cgroup(Option<String>),
     Uid(u32),
+    /// Key and value; that of others stands for none, too.
+    Label(String, String),
 }
 
 struct Term {
@@ -69,23 +71,27 @@ impl Kinds {
         let accounts = names(|selector| selector.service_account.as_deref());
         let uids: BTreeSet<_> = selectors.iter().filter_map(|s| s.uid).collect();
         let (cgroups, overlaps) = cgroups(&selectors);
+        let other = || OTHER.to_owned();
+        let mut axes = vec![
+            axis("namespace", " ", other(), &namespaces, Sample::Namespace),
+            axis(
+                "serviceAccount",
+                " ",
+                other(),
+                &accounts,
+                Sample::ServiceAccount,
+            ),
+        ];
+        axes.extend(labels(&selectors).into_iter().map(|(key, values)| {
+            let values: Vec<String> = values.into_iter().map(str::to_owned).collect();
+            let sample = |value| Sample::Label(key.to_owned(), value);
+            axis(&format!("label {key}"), "=", other(), &values, sample)
+        }));
+        axes.push(cgroups);
+        let uids = Vec::from_iter(uids);
+        axes.push(axis("uid", " ", OTHER_UID, &uids, Sample::Uid));
         let mut kinds = Kinds {
-            axes: [
-                axis(
-                    "namespace",
-                    OTHER.to_owned(),
-                    &namespaces,
-                    Sample::Namespace,
-                ),
-                axis(
-                    "serviceAccount",
-                    OTHER.to_owned(),
-                    &accounts,
-                    Sample::ServiceAccount,
-                ),
-                cgroups,
-                axis("uid", OTHER_UID, &Vec::from_iter(uids), Sample::Uid),
-            ],
+            axes,
             complete: overlaps,
         };
         while kinds.len() > KINDS {
@@ -109,15 +115,18 @@ impl Kinds {
     pub(super) fn workloads(&self) -> impl Iterator<Item = Workload> {
         (0..self.len()).map(|number| {
             let mut workload = Workload::default();
+            let mut labels = Vec::new();
             for (axis, value) in self.axes.iter().zip(self.values(number)) {
                 match axis.samples.get(value).cloned() {
                     Some(Sample::Namespace(name)) => workload.namespace = Some(name),
                     Some(Sample::ServiceAccount(name)) => workload.service_account = Some(name),
                     Some(Sample::Cgroup(path)) => workload.cgroup = path,
                     Some(Sample::Uid(uid)) => workload.uid = Some(uid),
+                    Some(Sample::Label(key, value)) => labels.push((key, value)),
                     None => {}
                 }
             }
+            workload.labels = Some(Labels::from_iter(labels));
             workload
         })
     }
@@ -157,7 +166,7 @@ impl Kinds {
     /// A term for each attribute that together cover this kind and nothing but members.
     fn widest(&self, number: usize, members: &[bool]) -> Vec<&Term> {
         let values = self.values(number);
-        let narrowest = self.axes.iter().zip(values);
+        let narrowest = self.axes.iter().zip(values.iter().copied());
         let mut terms: Vec<&Term> = narrowest
             .filter_map(|(axis, value)| axis.terms.iter().rev().find(|term| term.has(value)))
             .collect();
@@ -186,9 +195,10 @@ impl Kinds {
     }
 
     /// The values of a kind.
-    fn values(&self, number: usize) -> [usize; 4] {
+    fn values(&self, number: usize) -> Vec<usize> {
         let mut rest = number;
-        let mut values = self.axes.each_ref().map(|axis| axis.samples.len().max(1));
+        let lengths = self.axes.iter().map(|axis| axis.samples.len().max(1));
+        let mut values: Vec<usize> = lengths.collect();
         for value in values.iter_mut().rev() {
             let length = *value;
             (*value, rest) = (rest % length, rest / length);
@@ -219,14 +229,20 @@ impl Term {
 }
 
 /// An attribute whose values are equal or not.
-fn axis<T: ToString + Clone>(key: &str, other: T, wanted: &[T], sample: fn(T) -> Sample) -> Axis {
+fn axis<T: ToString + Clone>(
+    key: &str,
+    is: &str,
+    other: T,
+    wanted: &[T],
+    sample: impl Fn(T) -> Sample,
+) -> Axis {
     let samples = std::iter::once(other).chain(wanted.iter().cloned());
     let samples: Vec<T> = samples.collect();
     let mut terms = vec![Term::all(samples.len())];
     for value in 0..samples.len() {
         let covers = (0..samples.len()).map(|other| other == value).collect();
         let words = match value.checked_sub(1).and_then(|value| wanted.get(value)) {
-            Some(value) => format!("{key} {}", value.to_string()),
+            Some(value) => format!("{key}{is}{}", value.to_string()),
             None => format!("other {key}"),
         };
         terms.push(Term { covers, words });
@@ -235,6 +251,15 @@ fn axis<T: ToString + Clone>(key: &str, other: T, wanted: &[T], sample: fn(T) ->
         samples: samples.into_iter().map(sample).collect(),
         terms,
     }
+}
+
+/// The labels that are asked for, with their values.
+fn labels<'s>(selectors: &[&'s Selector]) -> BTreeMap<&'s str, BTreeSet<&'s str>> {
+    let mut labels: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+    for (key, value) in selectors.iter().flat_map(|selector| &selector.labels) {
+        labels.entry(key).or_default().insert(value);
+    }
+    labels
 }
 
 /// The cgroups, and whether all their overlaps are among them.

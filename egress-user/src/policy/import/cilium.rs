@@ -4,15 +4,13 @@
 //! left out as a whole. What a policy denies to the outside is denied here, to everyone in its
 //! namespace.
 
+mod endpoints;
+
 use super::super::host::Host;
-use super::super::write::Subject;
 use super::kubernetes::{Object, list, word};
 use super::{File, Proposal};
 use crate::document::{self, Mistakes, Value};
-
-/// The labels by which Cilium selects what we know of a pod.
-const NAMESPACE: &str = "io.kubernetes.pod.namespace";
-const SERVICE_ACCOUNT: &str = "io.cilium.k8s.policy.serviceaccount";
+use endpoints::Whom;
 
 const ALL_PORTS: &str = "1-65535";
 
@@ -62,80 +60,6 @@ fn policy(file: &mut File<'_>, object: Object<'_>) {
     }
 }
 
-/// Whom a policy is for.
-struct Whom {
-    subject: Subject,
-    /// Labels of which a rule knows nothing.
-    labels: Vec<String>,
-    /// Why it is for nobody that can be named.
-    unknown: Option<&'static str>,
-}
-
-impl Whom {
-    fn of(object: Object<'_>, spec: Value<'_>) -> Whom {
-        let mut whom = Whom {
-            subject: Subject::default(),
-            labels: Vec::new(),
-            unknown: None,
-        };
-        let is_namespaced = object.kind == "CiliumNetworkPolicy";
-        let selector = spec.get("endpointSelector");
-        let labels = selector.and_then(|selector| selector.get("matchLabels"));
-        for (key, value) in labels.into_iter().flat_map(Value::entries) {
-            let value = value.word().unwrap_or_default();
-            match key.strip_prefix("k8s:").unwrap_or(key) {
-                // A policy of a namespace is for that one alone, whatever it asks for.
-                NAMESPACE if is_namespaced && value != object.namespace => {
-                    whom.unknown = Some("it asks for pods of another namespace than its own");
-                }
-                NAMESPACE => whom.subject.namespace = Some(value.to_owned()),
-                SERVICE_ACCOUNT => whom.subject.service_account = Some(value.to_owned()),
-                key => whom.labels.push(format!("{key}={value}")),
-            }
-        }
-        if selector.is_some_and(|selector| selector.get("matchExpressions").is_some()) {
-            whom.labels.push("matchExpressions".to_owned());
-        }
-        if is_namespaced {
-            whom.subject.namespace = Some(object.namespace.to_owned());
-            if object.namespace.is_empty() {
-                whom.unknown = Some("it is about its own namespace, and names none");
-            }
-        }
-        whom
-    }
-
-    /// Whether a rule can allow something to these and no others.
-    fn may_be_allowed(&self, file: &mut File<'_>, object: Object<'_>) -> bool {
-        if let Some(why) = self.unknown {
-            file.leave_out(object.line, object.title(), why);
-            return false;
-        }
-        if self.labels.is_empty() {
-            return true;
-        }
-        let what = format!(
-            "{} for pods with {}",
-            object.title(),
-            self.labels.join(", ")
-        );
-        let whom = match &self.subject.namespace {
-            Some(namespace) => format!("all pods in namespace {namespace}"),
-            None => "all pods".to_owned(),
-        };
-        let why = format!("a rule knows no labels of pods, and can be for {whom} only");
-        file.widens(object.line, what, why)
-    }
-
-    /// The `from` of a rule; empty for everyone.
-    fn from(&self) -> Vec<Subject> {
-        match self.subject == Subject::default() {
-            true => Vec::new(),
-            false => vec![self.subject.clone()],
-        }
-    }
-}
-
 /// What is denied to the outside as a whole closes every name; addresses are none.
 fn deny(file: &mut File<'_>, object: Object<'_>, rule: Value<'_>, whom: &Whom) {
     let what = format!("egressDeny of {}", object.title());
@@ -148,16 +72,12 @@ fn deny(file: &mut File<'_>, object: Object<'_>, rule: Value<'_>, whom: &Whom) {
         what,
         "it denies every name, also to pods that it leaves out",
     );
-    let mut from = whom.from();
-    if whom.unknown.is_some() {
-        from.clear();
-    }
     file.add(
         rule.line(),
         Proposal {
             name: format!("{}-deny", object.name),
             deny: true,
-            from,
+            from: whom.denied(),
             hosts: vec![Host::Any],
             ports: denied_ports(rule),
         },
@@ -322,7 +242,7 @@ fn add(
         at.line(),
         Proposal {
             name: object.name.to_owned(),
-            from: whom.from(),
+            from: whom.allowed(),
             hosts,
             ports,
             ..Proposal::default()

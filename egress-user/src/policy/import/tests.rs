@@ -22,7 +22,9 @@ fn rules(imported: &Imported) -> Vec<String> {
         let from = rule.from.iter().map(|subject| {
             let names = [&subject.namespace, &subject.service_account];
             let names: Vec<_> = names.into_iter().flatten().map(String::as_str).collect();
-            names.join("/")
+            let labels = subject.labels.iter();
+            let labels = labels.map(|(key, value)| format!(" {key}={value}"));
+            names.join("/") + &labels.collect::<String>()
         });
         let from = from.collect::<Vec<_>>().join("+");
         let deny = if rule.deny { "deny " } else { "" };

@@ -29,6 +29,51 @@ fn of_records(options: Options, records: &[String]) -> Learnt {
     learnt(options, &lines)
 }
 
+/// Only those that are asked for: a pod has others that are gone with it.
+#[test]
+fn labels_tell_workloads_apart_where_they_are_asked_for() {
+    let records = [
+        record(
+            "1",
+            "a.example.org",
+            443,
+            r#"{"namespace":"web","labels":{"app":"mirror","pod-template-hash":"7"},"uid":1}"#,
+        ),
+        record("2", "b.example.org", 443, r#"{"namespace":"web","uid":1}"#),
+        record(
+            "3",
+            "c.example.org",
+            443,
+            r#"{"labels":{"app":"x"},"cgroup":"/a","uid":1}"#,
+        ),
+    ];
+    let from = |options| {
+        let learnt = of_records(options, &records);
+        Policy::parse(&learnt.to_string(), "p").unwrap();
+        let text = learnt.to_string();
+        let lines = text.lines().filter(|line| line.starts_with("      - {"));
+        lines
+            .map(|line| line.trim_start().to_owned())
+            .collect::<Vec<_>>()
+    };
+    let by_app = Options {
+        labels: vec!["app".to_owned()],
+        ..Options::default()
+    };
+    assert_eq!(
+        from(by_app),
+        [
+            r#"- {labels: {"app": "x"}}"#,
+            r#"- {namespace: "web"}"#,
+            r#"- {namespace: "web", labels: {"app": "mirror"}}"#,
+        ]
+    );
+    assert_eq!(
+        from(Options::default()),
+        [r#"- {cgroup: "/a"}"#, r#"- {namespace: "web"}"#]
+    );
+}
+
 #[test]
 fn rules_are_written_to_be_pasted() {
     let web = r#"{"namespace":"web","service_account":"crawler","uid":1}"#;

@@ -51,6 +51,7 @@ fn a_rule_for_others_or_other_ports_decides_nothing_instead() {
         "ports: [8443]",
         "from: [{uid: 1}]",
         "from: [{cgroup: /jobs/*}]",
+        "from: [{labels: {app: a}}]",
     ] {
         for action in ["", "action: deny, "] {
             let rules = format!(
@@ -61,6 +62,26 @@ fn a_rule_for_others_or_other_ports_decides_nothing_instead() {
             assert!(!found.iter().any(|told| told.contains("own")), "{found:?}");
         }
     }
+}
+
+#[test]
+fn fewer_labels_cover_more() {
+    let rule = |name: &str, labels: &str| {
+        format!("- {{name: {name}, hosts: [a.org], from: [{{labels: {{{labels}}}}}]}}\n")
+    };
+    let few_first = rule("few", "app: a") + &rule("many", "app: a, tier: b");
+    assert_eq!(
+        warnings(&few_first),
+        ["4: rule `many` never decides anything: rule `few` on line 3 already allows all of it"]
+    );
+    let many_first = rule("many", "app: a, tier: b") + &rule("few", "app: a");
+    assert!(
+        warnings(&many_first)
+            .iter()
+            .all(|told| !told.contains("`few` never")),
+    );
+    let others = rule("b", "app: b") + &rule("a", "app: a, tier: b");
+    assert_eq!(warnings(&others), Vec::<String>::new());
 }
 
 #[test]

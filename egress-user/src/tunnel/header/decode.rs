@@ -132,12 +132,45 @@ fn workload(mut reader: Reader<'_>) -> Result<Workload, HeaderError> {
                 set_once(&mut workload.uid, Field::Uid, uid)?;
                 continue;
             }
+            LABELS => {
+                set_once(&mut workload.labels, Field::Labels, labels(value)?)?;
+                continue;
+            }
             _ => continue,
         };
         let name = check_text(field, utf8(field, value)?)?;
         set_once(slot, field, name.to_owned())?;
     }
     Ok(workload)
+}
+
+/// In ascending order, so that none comes twice and there is one way to write them.
+fn labels(value: &[u8]) -> Result<Labels, HeaderError> {
+    if value.len() > MAX_LABELS_LEN {
+        return Err(HeaderError::TooLong(Field::Labels));
+    }
+    let mut reader = Reader::new(value);
+    let mut labels: Vec<(String, String)> = Vec::new();
+    while !reader.is_empty() {
+        let (key, value) = next_label(&mut reader).ok_or(invalid(Field::Labels))?;
+        let (key, value) = (utf8(Field::Labels, key)?, utf8(Field::Labels, value)?);
+        check_label(key, value)?;
+        if labels.last().is_some_and(|(last, _)| last.as_str() >= key) {
+            return Err(invalid(Field::Labels));
+        }
+        if labels.len() == MAX_LABELS {
+            return Err(HeaderError::TooLong(Field::Labels));
+        }
+        labels.push((key.to_owned(), value.to_owned()));
+    }
+    Ok(labels.into_iter().collect())
+}
+
+fn next_label<'a>(reader: &mut Reader<'a>) -> Option<(&'a [u8], &'a [u8])> {
+    let len = reader.u16()?;
+    let key = reader.take(usize::from(len))?;
+    let len = reader.u8()?;
+    Some((key, reader.take(usize::from(len))?))
 }
 
 /// The command name is taken as it is: a process may call itself anything.

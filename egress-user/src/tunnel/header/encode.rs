@@ -87,7 +87,26 @@ fn workload(workload: &Workload) -> Result<Vec<u8>, HeaderError> {
     if let Some(uid) = workload.uid {
         put_tlv(UID, Field::Uid, &uid.to_be_bytes(), &mut out)?;
     }
+    if let Some(known) = &workload.labels {
+        put_tlv(LABELS, Field::Labels, &labels(known)?, &mut out)?;
+    }
     Ok(out)
+}
+
+pub(super) fn labels(labels: &Labels) -> Result<Vec<u8>, HeaderError> {
+    let too_long = HeaderError::TooLong(Field::Labels);
+    let mut out = Vec::new();
+    for (key, value) in labels.iter() {
+        check_label(key, value)?;
+        out.put_u16(u16::try_from(key.len()).map_err(|_| too_long)?);
+        out.put_slice(key.as_bytes());
+        out.put_u8(u8::try_from(value.len()).map_err(|_| too_long)?);
+        out.put_slice(value.as_bytes());
+    }
+    match labels.iter().len() > MAX_LABELS || out.len() > MAX_LABELS_LEN {
+        true => Err(too_long),
+        false => Ok(out),
+    }
 }
 
 fn process_value(process: &Process) -> Vec<u8> {

@@ -56,7 +56,7 @@ fn the_layout_is_that_of_proxy_protocol_v2() {
         0x0D, 0x0A, 0x0D, 0x0A, 0x00, 0x0D, 0x0A, 0x51, 0x55, 0x49, 0x54, 0x0A, // sig
         0x21, // ver_cmd
         0x11, // fam
-        0x00, 0x7B, // len
+        0x00, 0x8F, // len
         10, 0, 0, 1, // src_addr
         192, 0, 2, 7, // dst_addr
         0x9C, 0x40, // src_port
@@ -67,9 +67,10 @@ fn the_layout_is_that_of_proxy_protocol_v2() {
     expected.extend([0x05, 0x00, 0x10]); // PP2_TYPE_UNIQUE_ID
     expected.extend(ID);
     expected.extend([0xE1, 0x00, 0x08, 1, 2, 3, 4, 5, 6, 7, 8]);
-    expected.extend([0xE0, 0x00, 0x33]);
+    expected.extend([0xE0, 0x00, 0x47]);
     expected.extend(b"\x01\0\x03web\x02\0\x07crawl-0\x03\0\x07crawler\x04\0\x03app");
     expected.extend(b"\x05\0\x09/kubepods\x06\0\x04\0\0\x03\xe8");
+    expected.extend(b"\x07\0\x11\0\x03app\x05crawl\0\x03run\0");
     expected.extend(b"\xE2\0\x0c\0\0\x10\x92\0\0\x03\xe8curl");
 
     let header = OpenHeader {
@@ -80,6 +81,7 @@ fn the_layout_is_that_of_proxy_protocol_v2() {
             container: Some("app".to_owned()),
             cgroup: Some("/kubepods".to_owned()),
             uid: Some(1000),
+            labels: Some(labels(&[("run", ""), ("app", "crawl")])),
         },
         process: Some(Process {
             pid: 4242,
@@ -120,6 +122,10 @@ fn a_header_at_every_limit_fits_an_open_frame() {
             container: name(253),
             cgroup: name(512),
             uid: Some(u32::MAX),
+            labels: Some(labels(&[
+                (&"k".repeat(1000), &"v".repeat(255)),
+                (&"l".repeat(275), ""),
+            ])),
         },
         process: Some(Process {
             pid: 1,
@@ -134,10 +140,39 @@ fn a_header_at_every_limit_fits_an_open_frame() {
     assert_eq!(OpenHeader::decode(&bytes), Ok(header));
 }
 
+fn labels(labels: &[(&str, &str)]) -> Labels {
+    let labels = labels.iter();
+    labels
+        .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
+        .collect()
+}
+
+/// To have no label is to be known, and is said.
+#[test]
+fn no_labels_are_not_unknown_labels() {
+    let mut header = header();
+    header.workload.labels = Some(Labels::default());
+    let decoded = OpenHeader::decode(&encoded(&header)).unwrap();
+    assert_eq!(decoded.workload.labels, Some(Labels::default()));
+}
+
+/// How a gateway reads them that does not know them: as any other type that it does not know.
+#[test]
+fn labels_are_left_out_by_who_does_not_know_them() {
+    let mut header = header();
+    header.workload.uid = Some(7);
+    header.workload.labels = Some(labels(&[("app", "crawl")]));
+    let mut bytes = encoded(&header);
+    let at = bytes.windows(3).position(|tlv| tlv == [LABELS, 0, 11]);
+    bytes[at.unwrap()] = 0x7f;
+    header.workload.labels = None;
+    assert_eq!(OpenHeader::decode(&bytes), Ok(header));
+}
+
 #[test]
 fn what_would_not_be_taken_is_not_written() {
     type Change = fn(&mut OpenHeader);
-    let changes: [(Change, HeaderError); 8] = [
+    let changes: [(Change, HeaderError); 12] = [
         (
             |h| h.server_name.clear(),
             HeaderError::Invalid(Field::ServerName),
@@ -174,6 +209,22 @@ fn what_would_not_be_taken_is_not_written() {
                 })
             },
             HeaderError::TooLong(Field::Process),
+        ),
+        (
+            |h| h.workload.labels = Some(labels(&[("", "v")])),
+            HeaderError::Invalid(Field::Labels),
+        ),
+        (
+            |h| h.workload.labels = Some(labels(&[("k", "a\nb")])),
+            HeaderError::Invalid(Field::Labels),
+        ),
+        (
+            |h| h.workload.labels = Some(labels(&[("k", &"v".repeat(256))])),
+            HeaderError::TooLong(Field::Labels),
+        ),
+        (
+            |h| h.workload.labels = Some((0..65).map(|n| (n.to_string(), String::new())).collect()),
+            HeaderError::TooLong(Field::Labels),
         ),
     ];
     for (change, error) in changes {
@@ -236,6 +287,7 @@ fn unknown_tlvs_are_skipped_even_twice() {
 fn every_known_tlv_may_come_once() {
     let names = [1, 2, 3, 4, 5].map(|kind| tlv(kind, b"n"));
     let inside = [names.concat(), tlv(6, &[0; 4])].concat();
+    let inside = [inside, tlv(7, b"\0\x01k\0")].concat();
     let all = [required(), tlv(0xE0, &inside), tlv(0xE2, &[0; 8])].concat();
     assert!(OpenHeader::decode(&with_tlvs(&all)).is_ok());
 
@@ -251,7 +303,7 @@ fn every_known_tlv_may_come_once() {
         let error = OpenHeader::decode(&bytes).unwrap_err();
         assert!(matches!(error, HeaderError::Duplicate(_)), "{again:?}");
     }
-    for again in names.into_iter().chain([tlv(6, &[0; 4])]) {
+    for again in names.into_iter().chain([tlv(6, &[0; 4]), tlv(7, b"")]) {
         let twice = tlv(0xE0, &[&inside[..], &again].concat());
         let error = OpenHeader::decode(&with_tlvs(&[required(), twice].concat())).unwrap_err();
         assert!(matches!(error, HeaderError::Duplicate(_)), "{again:?}");
@@ -275,10 +327,23 @@ fn what_must_be_there_is_missed() {
     }
 }
 
+fn with_labels(value: &[u8]) -> Vec<u8> {
+    tlv(0xE0, &tlv(LABELS, value))
+}
+
+#[test]
+fn more_labels_than_any_has_are_not_read() {
+    let label = |n: u8| [0, 1, b'0' + n, 0];
+    let labels = |count| with_labels(&(0..count).flat_map(label).collect::<Vec<u8>>());
+    let decoded = |count| OpenHeader::decode(&with_tlvs(&[required(), labels(count)].concat()));
+    assert!(decoded(64).is_ok());
+    assert_eq!(decoded(65), Err(HeaderError::TooLong(Field::Labels)));
+}
+
 #[test]
 fn values_are_strict() {
     let long = "n".repeat(254);
-    let bad: [(Vec<u8>, HeaderError); 17] = [
+    let bad: [(Vec<u8>, HeaderError); 25] = [
         (tlv(2, b""), HeaderError::Invalid(Field::ServerName)),
         (
             tlv(2, b"A.example"),
@@ -317,6 +382,36 @@ fn values_are_strict() {
             HeaderError::Invalid(Field::Uid),
         ),
         (tlv(0xE0, &tlv(1, b"web")[..5]), HeaderError::Truncated),
+        (
+            with_labels(b"\0\0\x01v"),
+            HeaderError::Invalid(Field::Labels),
+        ),
+        (with_labels(b"\0\x01k"), HeaderError::Invalid(Field::Labels)),
+        (
+            with_labels(b"\0\x01k\x02v"),
+            HeaderError::Invalid(Field::Labels),
+        ),
+        (
+            with_labels(b"\0\x01k\x01\xff"),
+            HeaderError::Invalid(Field::Labels),
+        ),
+        (
+            with_labels(b"\0\x01k\x01\n"),
+            HeaderError::Invalid(Field::Labels),
+        ),
+        // Twice, and in the wrong order.
+        (
+            with_labels(b"\0\x01k\0\0\x01k\0"),
+            HeaderError::Invalid(Field::Labels),
+        ),
+        (
+            with_labels(b"\0\x01l\0\0\x01k\0"),
+            HeaderError::Invalid(Field::Labels),
+        ),
+        (
+            with_labels(&[0; MAX_LABELS_LEN + 1]),
+            HeaderError::TooLong(Field::Labels),
+        ),
     ];
     for (tlv, error) in bad {
         assert_eq!(OpenHeader::decode(&with_tlvs(&tlv)), Err(error), "{tlv:?}");
@@ -339,8 +434,10 @@ prop_compose! {
         container in any_name(253),
         cgroup in any_name(512),
         uid: Option<u32>,
+        labels in prop::option::of(prop::collection::btree_map("[^\\p{Cc}]{1,9}", "[^\\p{Cc}]{0,9}", 0..9)),
     ) -> Workload {
-        Workload { namespace, pod, service_account, container, cgroup, uid }
+        let labels = labels.map(Labels::from_iter);
+        Workload { namespace, pod, service_account, labels, container, cgroup, uid }
     }
 }
 

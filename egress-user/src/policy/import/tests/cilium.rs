@@ -96,7 +96,37 @@ fn whom_a_policy_is_for() {
     assert_eq!(of(&policy(wide, "", &namespace)), ["c [batch] a.org 443"]);
     assert_eq!(of(&policy(own, web, &namespace)), [""; 0]);
     assert_eq!(of(&policy(own, "", "endpointSelector: {}")), [""; 0]);
-    assert_eq!(of(&policy(own, web, &labels("app: x"))), [""; 0]);
+    // Of these, some are not labels of pods, and Cilium does not look at others.
+    for other in [
+        "'container:app': x",
+        "'io.cilium.k8s.namespace.labels.team': a",
+        "'k8s:io.kubernetes.pod.name': a",
+        "pod-template-hash: a",
+        "'k8s:statefulset.kubernetes.io/pod-name': a",
+        "node.beta.kubernetes.io/x: a",
+        "tier: 'a b'",
+    ] {
+        let and_app = format!("app: x, {other}");
+        for labels in [labels(other), labels(&and_app)] {
+            assert_eq!(of(&policy(own, web, &labels)), [""; 0], "{labels}");
+        }
+    }
+    let two_sources = labels("app: x, 'k8s:app': y");
+    assert_eq!(of(&policy(own, web, &two_sources)), [""; 0]);
+    for (given, carried) in [
+        ("app: x", "web app=x"),
+        ("'k8s:app': x, 'any:tier': ''", "web app=x tier="),
+        ("app.kubernetes.io/name: x", "web app.kubernetes.io/name=x"),
+        (
+            "io.cilium.k8s.policy.serviceaccount: crawler, app: x",
+            "web/crawler app=x",
+        ),
+    ] {
+        let policy = policy(own, web, &labels(given));
+        assert_eq!(of(&policy), [format!("c [{carried}] a.org 443")]);
+    }
+    let anywhere = policy(wide, "", &labels("app: x"));
+    assert_eq!(of(&anywhere), ["c [ app=x] a.org 443"]);
     let expressions = "endpointSelector: {matchExpressions: [{key: app, operator: Exists}]}";
     assert_eq!(of(&policy(own, web, expressions)), [""; 0]);
     assert_eq!(of(&policy(own, web, "nodeSelector: {}")), [""; 0]);
@@ -107,9 +137,9 @@ fn whom_a_policy_is_for() {
     let widened = with(
         Origin::Cilium,
         Options { widen: true },
-        &policy(own, web, &labels("app: x")),
+        &policy(own, web, &labels("app: x, pod-template-hash: a")),
     );
-    assert_eq!(rules(&widened), ["c [web] a.org 443"]);
+    assert_eq!(rules(&widened), ["c [web app=x] a.org 443"]);
     assert_eq!(widened.widened.len(), 1);
     let specs = "kind: CiliumNetworkPolicy\nmetadata: {name: c, namespace: web}\nspecs:\n\
                  - egress: [{toFQDNs: [{matchName: a.org}]}]\n- egress: [{toFQDNs: [{matchName: b.org}]}]\n";
