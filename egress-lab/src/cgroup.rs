@@ -63,13 +63,20 @@ impl Cgroup {
     /// # Errors
     /// When the cgroup may not be written.
     pub fn enter(&self, command: &mut Command) -> io::Result<()> {
-        let procs = OpenOptions::new()
-            .write(true)
-            .open(self.path.join("cgroup.procs"))?;
-        let enter = move || join(&procs);
-        // SAFETY: between fork and exec the closure makes one system call and allocates nothing.
-        unsafe { command.pre_exec(enter) };
-        Ok(())
+        enter(&self.path, command)
+    }
+
+    /// Makes `command` start in a cgroup of this name below this one, which is made where it is
+    /// not there.
+    ///
+    /// # Errors
+    /// When it can be neither made nor written.
+    pub fn enter_below(&self, name: &str, command: &mut Command) -> io::Result<()> {
+        let path = self.path.join(name);
+        match fs::create_dir(&path) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+            _ => enter(&path, command),
+        }
     }
 
     /// The cgroups below this one, at any depth.
@@ -166,6 +173,16 @@ fn remove_stale(root: &Path) {
             let _ = remove(&entry.path());
         }
     }
+}
+
+fn enter(cgroup: &Path, command: &mut Command) -> io::Result<()> {
+    let procs = OpenOptions::new()
+        .write(true)
+        .open(cgroup.join("cgroup.procs"))?;
+    let enter = move || join(&procs);
+    // SAFETY: between fork and exec the closure makes one system call and allocates nothing.
+    unsafe { command.pre_exec(enter) };
+    Ok(())
 }
 
 fn join(procs: &File) -> io::Result<()> {

@@ -2,6 +2,7 @@
 
 pub mod capture;
 mod connection;
+pub mod directory;
 pub mod discovery;
 pub mod evidence;
 mod existing;
@@ -20,7 +21,6 @@ use tokio::net::TcpStream;
 use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore, watch};
 
 use crate::addr::ClientAddr;
-use crate::cgroup::Cgroup2;
 use crate::descriptors;
 use crate::drain::Drain;
 use crate::in_force::InForce;
@@ -28,6 +28,7 @@ use crate::netns::{Listeners, NetnsCookie};
 use crate::record::Recorder;
 use capture::Flows;
 use connection::Accepted;
+use directory::Directory;
 use gate::Gate;
 use listener::{BoundScope, Listener};
 use tunnels::Tunnels;
@@ -91,8 +92,8 @@ pub struct AgentParts {
     pub policy: InForce,
     /// Where records go.
     pub recorder: Recorder,
-    /// Names for cgroup ids.
-    pub cgroups: Cgroup2,
+    /// Who a process is.
+    pub directory: Directory,
     /// Limits.
     pub limits: Limits,
 }
@@ -102,7 +103,7 @@ struct Shared {
     tunnels: Arc<Tunnels>,
     policy: InForce,
     recorder: Recorder,
-    cgroups: Cgroup2,
+    directory: Directory,
     limits: Limits,
 }
 
@@ -146,7 +147,7 @@ impl Agent {
                 tunnels: parts.tunnels,
                 policy: parts.policy,
                 recorder: parts.recorder,
-                cgroups: parts.cgroups,
+                directory: parts.directory,
                 limits: parts.limits,
             }),
             gate: Arc::default(),
@@ -179,8 +180,8 @@ impl Agent {
         &self.shared.recorder
     }
 
-    pub(super) fn cgroups(&self) -> &Cgroup2 {
-        &self.shared.cgroups
+    pub(super) fn directory(&self) -> &Directory {
+        &self.shared.directory
     }
 
     /// What a successor is given. It does not take part in the drain.

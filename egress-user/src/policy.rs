@@ -33,6 +33,7 @@ mod flags;
 mod host;
 pub mod import;
 mod index;
+mod known;
 mod learn;
 mod lint;
 mod rule;
@@ -48,6 +49,7 @@ pub use diff::{Change, Difference, Row};
 pub use digest::Digest;
 pub use explain::{Explanation, NearMiss, RuleNote};
 pub use flags::Flags;
+pub use known::{KnownWorkload, KnownWorkloads};
 pub use learn::{Learner, Learnt, LeftOut, Options as LearnOptions, Wildcard};
 pub use verdict::{
     Admitted, DENIED_BY_RULE, NO_RULE, NOT_FOR_THIS_WORKLOAD, PORT_NOT_ALLOWED, Request, Verdict,

@@ -20,6 +20,7 @@ use egress_common::Fallback;
 use rustls::pki_types::UnixTime;
 
 use crate::agent::capture::{Capture, CaptureOptions, Scope};
+use crate::agent::directory::Directory;
 use crate::agent::evidence::Evidence;
 use crate::agent::listener::{self, BoundScope};
 use crate::agent::tunnels::Tunnels;
@@ -33,7 +34,7 @@ use crate::gateway::resolve::ResolveOptions;
 use crate::gateway::{self, Gateway, GatewayParts};
 use crate::in_force::{self, InForce};
 use crate::pki::{TrialCa, Validity};
-use crate::policy::Policy;
+use crate::policy::{KnownWorkloads, Policy};
 use crate::record::{LogFormat, Metrics, Painter, Recorder, Tally, Target};
 use crate::resolvers;
 use crate::tunnel::identity::{IdPattern, TrustDomain};
@@ -236,7 +237,8 @@ impl Halves {
         }
         let events = capture.events();
         let events = events.context("somebody else reads what the kernel tells")?;
-        let evidence = Evidence::start(events, self.recorder.clone(), cgroups.clone())?;
+        let directory = Directory::new(cgroups, KnownWorkloads::default());
+        let evidence = Evidence::start(events, self.recorder.clone(), directory.clone())?;
         let identities = Identities::new()?;
         let gateway = Gateway::bind(GatewayParts {
             raw: None,
@@ -265,7 +267,7 @@ impl Halves {
             tunnels: Tunnels::new(vec![endpoint], Protocol::Egress, tls, metrics),
             policy: self.policy,
             recorder: self.recorder,
-            cgroups,
+            directory,
             limits: agent::Limits::default(),
         };
         tokio::spawn(gateway.run(drain.clone()));

@@ -37,7 +37,8 @@ fn files() -> tempfile::TempDir {
         "gateway",
         &format!("listen: 127.0.0.1:0\n{gateway}"),
     );
-    let agent = "gateways: [\"127.0.0.1:8443\"]\ncapture: {cgroup: /sys/fs/cgroup/none}\n";
+    let agent = "gateways: [\"127.0.0.1:8443\"]\ncapture: {cgroup: /sys/fs/cgroup/none}\n\
+                 workloads: [{cgroup: '/jobs/*', namespace: jobs, labels: {app: a}}]\n";
     write(dir.path(), "agent", agent);
     dir
 }
@@ -98,6 +99,10 @@ fn what_is_in_effect_is_shown() {
 
     let (text, code) = check(dir.path(), "agent", &[]);
     assert_eq!(code, 0, "{text}");
+    assert_eq!(
+        value(&text, "workloads"),
+        ["/jobs/* is namespace jobs, label app=a"]
+    );
     assert_eq!(
         value(&text, "gateway_id"),
         ["spiffe://egress.local/gateway/*"]

@@ -62,3 +62,6 @@ mod upgrade;
 mod upstream;
 #[path = "root_end_to_end/workload_api.rs"]
 mod workload_api;
+
+#[path = "root_end_to_end/workloads.rs"]
+mod workloads;

@@ -23,7 +23,6 @@ use crate::tunnel::frame::{Opened, ResetCode};
 use crate::tunnel::header::OpenHeader;
 use crate::tunnel::raw::Protocol;
 use crate::tunnel::stream::{Answer, TunnelError};
-use crate::workload::Workload;
 
 /// A connection that was accepted, with what the kernel knows of it.
 pub(super) struct Accepted {
@@ -128,11 +127,10 @@ fn describe(record: &mut Pending, shared: &Shared, accepted: &Accepted) {
     record.original_dst = Some(flow.original_dst.to_string());
     record.port = Some(flow.original_dst.port());
     record.process = Some(flow.process.clone());
-    record.workload = Workload {
-        cgroup: shared.cgroups.path_of(flow.cgroup),
-        uid: Some(flow.process.uid),
-        ..Workload::default()
-    };
+    let process = &flow.process;
+    record.workload = shared
+        .directory
+        .workload(Some(flow.cgroup), Some(process.uid));
 }
 
 fn open_header(

@@ -6,9 +6,8 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use super::capture::{EventStream, Events, KernelEvent};
-use crate::cgroup::Cgroup2;
+use super::directory::Directory;
 use crate::record::{KernelRefusal, Recorder};
-use crate::workload::Workload;
 
 /// A task that writes a record of every refusal that the kernel tells.
 pub struct Evidence {
@@ -18,7 +17,7 @@ pub struct Evidence {
 
 struct Writer {
     recorder: Recorder,
-    cgroups: Cgroup2,
+    directory: Directory,
 }
 
 impl Evidence {
@@ -26,10 +25,13 @@ impl Evidence {
     ///
     /// # Errors
     /// When the runtime cannot watch the kernel's ring buffer.
-    pub fn start(events: Events, recorder: Recorder, cgroups: Cgroup2) -> io::Result<Evidence> {
+    pub fn start(events: Events, recorder: Recorder, directory: Directory) -> io::Result<Evidence> {
         let events = events.stream()?;
         let (stop, stopped) = oneshot::channel();
-        let writer = Writer { recorder, cgroups };
+        let writer = Writer {
+            recorder,
+            directory,
+        };
         let task = tokio::spawn(writer.run(events, stopped));
         Ok(Evidence { stop, task })
     }
@@ -62,17 +64,13 @@ impl Writer {
 
     fn write(&self, event: KernelEvent) {
         let uid = event.process.as_ref().map(|process| process.uid);
-        let cgroup = (event.cgroup != 0).then(|| self.cgroups.path_of(event.cgroup));
+        let cgroup = (event.cgroup != 0).then_some(event.cgroup);
         self.recorder.refused_by_kernel(KernelRefusal {
             at: event.at,
             reason: event.reason,
             protocol: event.protocol,
             original_dst: event.original_dst,
-            workload: Workload {
-                cgroup: cgroup.flatten(),
-                uid,
-                ..Workload::default()
-            },
+            workload: self.directory.workload(cgroup, uid),
             process: event.process,
             withheld: event.withheld,
         });

@@ -15,7 +15,6 @@ use super::listener::{self, BoundScope};
 use super::{Agent, Serving};
 use crate::netns::{Netns, NetnsCookie, NetnsError, cookie_of_current};
 use crate::record::ConnectedBefore;
-use crate::workload::Workload;
 
 /// How every namespace is captured.
 #[derive(Clone, Debug)]
@@ -212,7 +211,7 @@ impl Scopes {
     fn is_captured(&self, found: &Existing, inode: u64) -> bool {
         match found.cgroup {
             Some(id) => {
-                let known = self.agent.cgroups();
+                let known = self.agent.directory().cgroups();
                 let mut captured = self.options.cgroups.iter();
                 captured.any(|cgroup| known.is_below(id, cgroup))
             }
@@ -234,15 +233,11 @@ impl Scopes {
                 ended.is_ok()
             }
         };
-        let cgroup = found.cgroup.and_then(|id| self.agent.cgroups().path_of(id));
+        let directory = self.agent.directory();
         self.agent.recorder().connected_before(ConnectedBefore {
             client: found.client,
             original_dst: found.original_dst,
-            workload: Workload {
-                cgroup,
-                uid: Some(found.uid),
-                ..Workload::default()
-            },
+            workload: directory.workload(found.cgroup, Some(found.uid)),
             ended,
         });
     }

@@ -17,6 +17,7 @@ use super::check::CheckArgs;
 use super::common::{self, CommonArgs, Loaded};
 use crate::admin::Readiness;
 use crate::agent::capture::{self, Capture, CaptureOptions};
+use crate::agent::directory::Directory;
 use crate::agent::discovery::{Discovery, Targets};
 use crate::agent::evidence::Evidence;
 use crate::agent::handover::Inherited;
@@ -65,6 +66,8 @@ agent.yaml:
     heartbeat: 5s                    # stays closed when the agent hangs
     pin: /sys/fs/bpf/egress          # stays closed when the agent dies
     handover: /run/egress/handover   # a second agent takes over, and nothing is refused meanwhile
+  workloads:                         # what the processes in a cgroup are; the first that fits
+    - {cgroup: /jobs.slice/mirror-*, namespace: jobs, serviceAccount: mirror, labels: {app: mirror}}
   log: {file: /var/log/egress/agent.jsonl, format: json}
   admin: 127.0.0.1:9901
   drain: 25s
@@ -197,6 +200,7 @@ impl From<AgentArgs> for AgentOptions {
             common: args.common.into(),
             gateways: args.gateways,
             protocol: None,
+            workloads: None,
             gateway_id: args.gateway_id,
             capture: config::CaptureOptions {
                 cgroups: args.cgroups,
@@ -298,7 +302,8 @@ async fn serve(config: AgentConfig, loaded: Loaded, verbose: bool) -> anyhow::Re
     for (prefix, rule) in &config.capture.destinations {
         capture.set_prefix(*prefix, *rule)?;
     }
-    let evidence = evidence(&mut capture, &loaded.recorder, &cgroups)?;
+    let directory = Directory::new(cgroups, config.workloads.clone());
+    let evidence = evidence(&mut capture, &loaded.recorder, &directory)?;
     let counters = capture.counters();
     loaded.metrics.kernel_counters(move || counters.totals());
     let tunnels = tunnels(
@@ -321,7 +326,7 @@ async fn serve(config: AgentConfig, loaded: Loaded, verbose: bool) -> anyhow::Re
         tunnels: tunnels.clone(),
         policy: loaded.policy,
         recorder: loaded.recorder.clone(),
-        cgroups,
+        directory,
         limits: Limits::within_descriptors(),
     };
     let agent = Agent::new(parts, drain);
@@ -372,11 +377,11 @@ async fn serve(config: AgentConfig, loaded: Loaded, verbose: bool) -> anyhow::Re
 fn evidence(
     capture: &mut Capture,
     recorder: &Recorder,
-    cgroups: &Cgroup2,
+    directory: &Directory,
 ) -> anyhow::Result<Evidence> {
     let events = capture.events();
     let events = events.context("somebody else reads what the kernel tells")?;
-    Evidence::start(events, recorder.clone(), cgroups.clone())
+    Evidence::start(events, recorder.clone(), directory.clone())
         .context("cannot read what the kernel tells")
 }
 

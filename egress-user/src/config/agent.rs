@@ -11,6 +11,8 @@ use super::{Base, Common, Needs, destinations};
 use crate::agent::scopes::ExistingAction;
 use crate::document::{Map, Mistakes, Value};
 use crate::endpoint::Endpoint;
+use crate::policy::{KnownWorkload, KnownWorkloads};
+use crate::tunnel::header::{MAX_LABELS, MAX_LABELS_LEN, check_labels};
 use crate::tunnel::identity::IdPattern;
 use crate::tunnel::raw::{Protocol, RawOptions};
 
@@ -67,6 +69,8 @@ pub struct AgentOptions {
     pub protocol: Option<Protocol>,
     /// Who a gateway must be.
     pub gateway_id: Option<IdPattern>,
+    /// What the processes of some cgroups are.
+    pub workloads: Option<KnownWorkloads>,
     /// What to capture.
     pub capture: CaptureOptions,
 }
@@ -114,6 +118,8 @@ pub struct AgentConfig {
     /// Who a gateway must be; every `/gateway/*` of the own trust domain when
     /// absent.
     pub gateway_id: Option<IdPattern>,
+    /// What the processes of some cgroups are.
+    pub workloads: KnownWorkloads,
     /// What to capture.
     pub capture: CaptureConfig,
 }
@@ -173,6 +179,7 @@ impl AgentConfig {
             gateways,
             protocol: flags.protocol.or(written.protocol).unwrap_or_default(),
             gateway_id: flags.gateway_id.or(written.gateway_id),
+            workloads: flags.workloads.or(written.workloads).unwrap_or_default(),
             capture,
         });
         needs.finish(config)
@@ -260,10 +267,27 @@ fn read(map: &Map<'_>) -> Option<AgentOptions> {
         }),
         protocol: read_protocol(map),
         gateway_id: map.optional("gateway_id", |value| value.parse(str::parse)),
+        workloads: map.optional("workloads", read_workloads),
         capture: map
             .optional("capture", |value| value.map(read_capture))
             .unwrap_or_default(),
     })
+}
+
+/// What no gateway could be told is not taken for known here.
+fn read_workloads(value: Value<'_>) -> Option<KnownWorkloads> {
+    let known = KnownWorkloads::read(value)?;
+    let too_many = known
+        .iter()
+        .filter_map(KnownWorkload::labels)
+        .any(|labels| check_labels(labels).is_err());
+    if too_many {
+        return value.mistake(format!(
+            "an entry of `workloads` has too many labels: a workload has at most {MAX_LABELS}, in \
+             {MAX_LABELS_LEN} bytes with three for each"
+        ));
+    }
+    Some(known)
 }
 
 /// `protocol`, and how raw is spoken where it is.

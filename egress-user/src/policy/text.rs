@@ -179,7 +179,7 @@ pub(super) fn selector(map: &Map<'_>) -> Option<Selector> {
 
 /// A name as the Kubernetes API accepts it (RFC 1123). What it would not accept, a wildcard
 /// above all, would quietly fit nothing.
-fn kubernetes_name(value: Value<'_>) -> Option<Box<str>> {
+pub(super) fn kubernetes_name(value: Value<'_>) -> Option<Box<str>> {
     let text = value.text()?;
     if !is_kubernetes_name(text) {
         return value.expected("a name of lower-case letters, digits, `-` and `.`");
@@ -201,9 +201,10 @@ fn selected_labels(value: Value<'_>) -> Option<BTreeMap<Box<str>, Box<str>>> {
 }
 
 /// Keys and values as the Kubernetes API accepts them.
-pub(super) fn labels<T>(value: Value<'_>) -> Option<T>
+pub(super) fn labels<T, S>(value: Value<'_>) -> Option<T>
 where
-    T: FromIterator<(Box<str>, Box<str>)>,
+    T: FromIterator<(S, S)>,
+    S: for<'t> From<&'t str>,
 {
     if !value.is_map() {
         return value.expected("a map of labels and their values");
@@ -218,7 +219,7 @@ where
     whole.then_some(labels)
 }
 
-fn label(key: &str, value: Value<'_>) -> Option<(Box<str>, Box<str>)> {
+fn label<S: for<'t> From<&'t str>>(key: &str, value: Value<'_>) -> Option<(S, S)> {
     if !is_label_key(key) {
         return value.mistake(
             "the key of a label is at most 63 letters, digits, `-`, `_` and `.` that begin and end \

@@ -34,6 +34,7 @@ pub(super) fn report(config: Result<AgentConfig, Mistakes>) -> Report {
         }
     }
     report_capture(&mut report, &config.capture);
+    report.list("workloads", config.workloads.iter(), "none by name");
     report
 }
 

@@ -100,3 +100,20 @@ capture: {ports: [0], other_ports: maybe}
         assert!(mistakes.contains(part), "{part}: {mistakes}");
     }
 }
+
+/// A rule that asks for a label would then decide at the agent and never at the gateway.
+#[test]
+fn labels_that_no_gateway_can_be_told_are_a_mistake() {
+    let text = |count: u32| {
+        let labels: Vec<_> = (0..count).map(|n| format!("l{n}: v")).collect();
+        format!(
+            "policy: p.yaml\ntls: {{certificate: a.pem, key: k.pem, bundle: ca.pem}}\n\
+             gateways: [\"10.0.0.2:8443\"]\ncapture: {{cgroup: /c}}\n\
+             workloads: [{{cgroup: /a, labels: {{{}}}}}]\n",
+            labels.join(", ")
+        )
+    };
+    assert_eq!(load(&text(64)).unwrap().workloads.iter().count(), 1);
+    let mistakes = load(&text(65)).unwrap_err().to_string();
+    assert!(mistakes.contains("at most 64"), "{mistakes}");
+}
