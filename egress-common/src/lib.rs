@@ -33,4 +33,6 @@ pub use scope::{
     EXEMPT_CGROUPS, Fallback, MAX_PORTS, MAX_PREFIX_PORTS, MAX_RESOLVERS, PrefixAction, PrefixRule,
     ScopeConfig, Settings, TooManyPorts, TooManyPrefixPorts, TooManyResolvers,
 };
-pub use socket::{NewSocket, SocketVerdict, Unjudged, decide_option, decide_socket};
+pub use socket::{
+    NewSocket, SocketVerdict, Unjudged, decide_option, decide_socket, is_free_option, is_judged,
+};

@@ -51,6 +51,9 @@ const DCCP: u8 = 33;
 const SCTP: u8 = 132;
 const UDPLITE: u8 = 136;
 
+/// Bytes of both addresses of an Ethernet frame.
+const ADDRESSES: u32 = 12;
+
 /// Extension headers that are followed: more than a socket's options can ask for, each once.
 const MAX_EXTENSIONS: usize = 8;
 
@@ -73,8 +76,6 @@ impl Packet {
     /// Reads the packet in an Ethernet frame, also below VLAN tags (IEEE 802.1Q and 802.1ad).
     #[inline(always)]
     pub fn read_frame(bytes: &impl Bytes) -> Option<Packet> {
-        /// Bytes of both addresses.
-        const ADDRESSES: u32 = 12;
         /// Bytes of a tag with the type that announces it.
         const TAG: u32 = 4;
         /// More would not be unpacked by anybody.
@@ -89,6 +90,60 @@ impl Packet {
             }
         }
         None
+    }
+
+    /// Reads a TCP segment in the form that nearly all have: the TCP header right behind an IP
+    /// header without options or extensions. `None` for every other packet, which
+    /// [`read`](Self::read) reads; of these two it says the same, in fewer steps.
+    #[inline(always)]
+    pub fn read_plain(bytes: &impl Bytes, offset: u32) -> Option<Packet> {
+        let (dst, above) = match bytes.read::<20>(offset)? {
+            [
+                0x45,
+                _,
+                _,
+                _,
+                _,
+                _,
+                hi,
+                lo,
+                _,
+                TCP,
+                _,
+                _,
+                _,
+                _,
+                _,
+                _,
+                a,
+                b,
+                c,
+                d,
+            ] if u16::from_be_bytes([hi, lo]) & 0x1fff == 0 => {
+                (Addr::from_be_v4(u32::from_ne_bytes([a, b, c, d])), 20)
+            }
+            [first, _, _, _, _, _, TCP, ..] if first >> 4 == 6 => (read_v6_dst(bytes, offset)?, 40),
+            _ => return None,
+        };
+        let [_, _, hi, lo, .., flags] = bytes.read::<14>(offset + above)?;
+        Some(Packet {
+            dst,
+            protocol: TCP,
+            transport: Transport::Tcp {
+                port: Port::from_be(u16::from_ne_bytes([hi, lo])),
+                opens: opens(flags),
+            },
+            steered: false,
+        })
+    }
+
+    /// As [`read_plain`](Self::read_plain), in an Ethernet frame without tags.
+    #[inline(always)]
+    pub fn read_plain_frame(bytes: &impl Bytes) -> Option<Packet> {
+        match u16::from_be_bytes(bytes.read::<2>(ADDRESSES)?) {
+            0x0800 | 0x86dd => Packet::read_plain(bytes, ADDRESSES + 2),
+            _ => None,
+        }
     }
 
     /// The port it goes to; [`Port::NONE`] where there is none, or none to be seen.
@@ -125,14 +180,8 @@ impl Packet {
         const DESTINATION: u8 = 60;
 
         let [_, _, _, _, _, _, next, _] = bytes.read::<8>(offset)?;
-        let words = [
-            u32::from_ne_bytes(bytes.read(offset + 24)?),
-            u32::from_ne_bytes(bytes.read(offset + 28)?),
-            u32::from_ne_bytes(bytes.read(offset + 32)?),
-            u32::from_ne_bytes(bytes.read(offset + 36)?),
-        ];
         let mut packet = Packet {
-            dst: Addr::from_be_words(words),
+            dst: read_v6_dst(bytes, offset)?,
             protocol: next,
             transport: Transport::Hidden,
             steered: false,
@@ -174,6 +223,16 @@ impl Packet {
     }
 }
 
+#[inline(always)]
+fn read_v6_dst(bytes: &impl Bytes, offset: u32) -> Option<Addr> {
+    Some(Addr::from_be_words([
+        u32::from_ne_bytes(bytes.read(offset + 24)?),
+        u32::from_ne_bytes(bytes.read(offset + 28)?),
+        u32::from_ne_bytes(bytes.read(offset + 32)?),
+        u32::from_ne_bytes(bytes.read(offset + 36)?),
+    ]))
+}
+
 /// Whether the options of an IPv4 header, from `at` to `end`, have a source route among them, or
 /// are more than are followed.
 #[inline(always)]
@@ -209,8 +268,6 @@ impl Transport {
     #[inline(always)]
     fn read(bytes: &impl Bytes, offset: u32, protocol: u8, later: bool) -> Transport {
         const FLAGS: u32 = 13;
-        const SYN: u8 = 0x02;
-        const ACK: u8 = 0x10;
 
         match protocol {
             TCP | UDP | DCCP | SCTP | UDPLITE if later => return Transport::Hidden,
@@ -227,11 +284,20 @@ impl Transport {
         match bytes.read::<1>(offset + FLAGS) {
             Some([flags]) => Transport::Tcp {
                 port,
-                opens: flags & (SYN | ACK) == SYN,
+                opens: opens(flags),
             },
             None => Transport::Hidden,
         }
     }
+}
+
+/// Whether a segment with these flags (RFC 9293) asks for a connection.
+#[inline(always)]
+const fn opens(flags: u8) -> bool {
+    const SYN: u8 = 0x02;
+    const ACK: u8 = 0x10;
+
+    flags & (SYN | ACK) == SYN
 }
 
 /// Who gave a packet to the kernel.
@@ -256,8 +322,6 @@ pub struct Sent {
     pub packet: Packet,
     /// Id of the cgroup of its socket, 0 if it has none.
     pub cgroup: u64,
-    /// When it was seen, in nanoseconds on the clock that starts with the machine.
-    pub now: u64,
 }
 
 /// Why a packet is dropped: by which way it would have got round the redirect.
@@ -322,7 +386,8 @@ impl Sent {
             form: Form::V6,
             dst: self.packet.dst,
             port: self.packet.port(),
-            now: self.now,
+            // A packet that would be redirected is dropped, whether the agent lives or not.
+            now: 0,
         }
     }
 

@@ -35,6 +35,16 @@ const ICMPV6: u32 = 58;
 const UDPLITE: u32 = 136;
 const MPTCP: u32 = 262;
 
+/// Whether `connect` and `sendmsg` of sockets of this kind and protocol are judged, so that they
+/// are made in every scope.
+#[inline(always)]
+pub const fn is_judged(kind: u32, protocol: u32) -> bool {
+    matches!(
+        (kind, protocol),
+        (SOCK_STREAM, TCP | MPTCP) | (SOCK_DGRAM, UDP | UDPLITE)
+    )
+}
+
 /// Judges a socket; `scope` is that of its network namespace. Where the scope is strict, only
 /// those are made whose `connect` and `sendmsg` are judged, and those that can only ping.
 #[inline(always)]
@@ -45,12 +55,32 @@ pub fn decide_socket(
 ) -> SocketVerdict {
     let strict = scope.is_some_and(ScopeConfig::strict) && !settings.exempts(socket.cgroup);
     match (socket.kind, socket.protocol) {
-        (SOCK_STREAM, TCP | MPTCP) | (SOCK_DGRAM, UDP | UDPLITE) => SocketVerdict::Make,
+        (kind, protocol) if is_judged(kind, protocol) => SocketVerdict::Make,
         (SOCK_DGRAM, ICMP | ICMPV6) => SocketVerdict::Remember,
         _ if strict => SocketVerdict::Refuse,
         // Also where nothing is captured yet: that may change while the socket lives.
         _ => SocketVerdict::Remember,
     }
+}
+
+/// Whether everybody may set a socket option, captured or not.
+#[inline(always)]
+pub const fn is_free_option(level: i32, option: i32) -> bool {
+    const SOL_PACKET: i32 = 263;
+    const PACKET_QDISC_BYPASS: i32 = 20;
+    const SOL_XDP: i32 = 283;
+    const SOL_IP: i32 = 0;
+    const IP_TRANSPARENT: i32 = 19;
+    const SOL_IPV6: i32 = 41;
+    const IPV6_TRANSPARENT: i32 = 75;
+
+    !matches!(
+        (level, option),
+        (SOL_PACKET, PACKET_QDISC_BYPASS)
+            | (SOL_XDP, _)
+            | (SOL_IP, IP_TRANSPARENT)
+            | (SOL_IPV6, IPV6_TRANSPARENT)
+    )
 }
 
 /// Whether a socket option may be set; `scope` is that of the socket's network namespace. In a
@@ -65,21 +95,7 @@ pub fn decide_option(
     level: i32,
     option: i32,
 ) -> bool {
-    const SOL_PACKET: i32 = 263;
-    const PACKET_QDISC_BYPASS: i32 = 20;
-    const SOL_XDP: i32 = 283;
-    const SOL_IP: i32 = 0;
-    const IP_TRANSPARENT: i32 = 19;
-    const SOL_IPV6: i32 = 41;
-    const IPV6_TRANSPARENT: i32 = 75;
-
-    match (level, option) {
-        (SOL_PACKET, PACKET_QDISC_BYPASS)
-        | (SOL_XDP, _)
-        | (SOL_IP, IP_TRANSPARENT)
-        | (SOL_IPV6, IPV6_TRANSPARENT) => scope.is_none() || settings.exempts(cgroup),
-        _ => true,
-    }
+    is_free_option(level, option) || scope.is_none() || settings.exempts(cgroup)
 }
 
 /// What is stored with a socket whose `connect` or `sendmsg` nothing judges: who made it, in which

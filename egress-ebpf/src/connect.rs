@@ -32,15 +32,7 @@ pub(crate) fn connect<F: Family>(ctx: &SockAddrContext) -> i32 {
     };
     count(verdict.counter());
     match verdict {
-        // Nothing to forget: the programs of both are in the middle of it.
-        Verdict::Pass(_) if is_redirected_already(ctx, &judged) => ALLOW,
-        Verdict::Pass(_) => {
-            forget(ctx);
-            if judged.is_to_listener() {
-                judged.tell(ctx, Counter::DirectToListener);
-            }
-            ALLOW
-        }
+        Verdict::Pass(_) => pass(ctx, &judged),
         Verdict::Redirect(to) => {
             debug!(
                 ctx,
@@ -64,6 +56,24 @@ pub(crate) fn connect<F: Family>(ctx: &SockAddrContext) -> i32 {
             DENY
         }
     }
+}
+
+#[inline(always)]
+fn pass(ctx: &SockAddrContext, judged: &Judged) -> i32 {
+    let attempt = &judged.attempt;
+    // SAFETY: the context is valid; the pointer is this socket's storage or null, and `connect`
+    // holds the socket's lock.
+    match unsafe { SOCKETS.get_ptr_mut(ctx).as_ref() } {
+        // Nothing to forget: a predecessor's programs, which share this storage, have just
+        // redirected it.
+        Some(stored) if stored.is_under_way_to(attempt.dst, attempt.port) => return ALLOW,
+        Some(_) => forget(ctx),
+        None => {}
+    }
+    if judged.is_to_listener() {
+        judged.tell(ctx, Counter::DirectToListener);
+    }
+    ALLOW
 }
 
 #[inline(always)]
@@ -121,16 +131,6 @@ fn storage(ctx: &SockAddrContext) -> Result<*mut Redirected, Refuse> {
     } else {
         Ok(stored)
     }
-}
-
-/// Whether the programs of a predecessor, which share this storage, have just redirected it.
-#[inline(always)]
-fn is_redirected_already(ctx: &SockAddrContext, judged: &Judged) -> bool {
-    // SAFETY: the context is valid; the pointer is this socket's storage or null, and `connect`
-    // holds the socket's lock.
-    let stored = unsafe { SOCKETS.get_ptr_mut(ctx).as_ref() };
-    let attempt = &judged.attempt;
-    stored.is_some_and(|stored| stored.is_under_way_to(attempt.dst, attempt.port))
 }
 
 /// Forgets what an earlier connect stored with the socket.

@@ -53,12 +53,15 @@ fn record(ctx: &SockOpsContext, redirected: &Redirected) {
 #[inline(always)]
 fn not_redirected(ctx: &SockOpsContext, sk: *mut bpf_sock) {
     forget_with_mptcp(sk);
+    let (addr, port) = remote(ctx);
+    if !addr.is_local() {
+        return;
+    }
     // SAFETY: the helper accepts the context of a sock_ops program.
     let netns = unsafe { bpf_get_netns_cookie(ctx.as_ptr()) };
     let Some(scope) = maps::scope(netns) else {
         return;
     };
-    let (addr, port) = remote(ctx);
     if scope.listens_at(addr, port) {
         let _none_recorded = FLOWS.remove(key(ctx, netns));
         count(Counter::DirectToListener);

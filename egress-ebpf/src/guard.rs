@@ -17,14 +17,16 @@ use crate::{
 #[inline(always)]
 pub(crate) fn leave_as_frame(ctx: &TcContext) -> i32 {
     let buffer = Buffer { skb: ctx.skb.skb };
-    leave(buffer, Packet::read_frame(&buffer))
+    let packet = Packet::read_plain_frame(&buffer.head());
+    leave(buffer, packet.or_else(|| Packet::read_frame(&buffer)))
 }
 
 /// A packet whose bytes begin with the IP header.
 #[inline(always)]
 pub(crate) fn leave_bare(ctx: &TcContext) -> i32 {
     let buffer = Buffer { skb: ctx.skb.skb };
-    leave(buffer, Packet::read(&buffer, 0))
+    let packet = Packet::read_plain(&buffer.head(), 0);
+    leave(buffer, packet.or_else(|| Packet::read(&buffer, 0)))
 }
 
 #[inline(always)]

@@ -5,7 +5,7 @@ use aya_ebpf::{
     helpers::generated::{bpf_get_current_cgroup_id, bpf_get_netns_cookie, bpf_ktime_get_ns},
     programs::SockAddrContext,
 };
-use egress_common::{Attempt, Counter, Protocol, Refuse, Target, Verdict, decide};
+use egress_common::{Attempt, Counter, Pass, Protocol, Refuse, Target, Verdict, decide};
 
 use crate::{caller::caller, evidence, maps, sockaddr::SockAddr};
 
@@ -41,32 +41,33 @@ impl Judged {
             dst: self.attempt.dst,
             port: self.attempt.port,
         };
-        evidence::tell(reason, target, caller(ctx), self.netns, self.attempt.now);
+        // SAFETY: the helper takes nothing and only reads the clock.
+        let now = unsafe { bpf_ktime_get_ns() };
+        evidence::tell(reason, target, caller(ctx), self.netns, now);
     }
 }
 
 #[inline(always)]
 pub(crate) fn judge(ctx: &SockAddrContext, dst: SockAddr) -> Judged {
     let protocol = protocol(ctx);
-    let attempt = Attempt {
-        // SAFETY: the helper takes nothing and only reads the current task.
-        cgroup: unsafe { bpf_get_current_cgroup_id() },
+    let mut attempt = Attempt {
+        cgroup: 0,
         protocol: Protocol::from_number(protocol),
         form: dst.form,
         dst: dst.addr,
         port: dst.port,
-        // SAFETY: the helper takes nothing and only reads the clock.
-        now: unsafe { bpf_ktime_get_ns() },
+        // Where nobody asks for it; who did would find the agent stale.
+        now: u64::MAX,
     };
     // SAFETY: the helper accepts the context of a socket address program.
     let netns = unsafe { bpf_get_netns_cookie(ctx.as_ptr()) };
-    let verdict = match maps::settings() {
-        Some(settings) => {
-            let scope = maps::scope(netns);
-            let prefix = scope.and_then(|_| maps::prefix(attempt.dst, attempt.port));
-            decide(settings, scope, prefix, &attempt)
-        }
-        None => Verdict::Refuse(Refuse::Settings),
+    let verdict = if attempt.dst.is_local() {
+        // Whoever asks, and whenever: the rest costs time.
+        Verdict::Pass(Pass::Loopback)
+    } else {
+        // SAFETY: the helper takes nothing and only reads the current task.
+        attempt.cgroup = unsafe { bpf_get_current_cgroup_id() };
+        judge_outside(netns, &mut attempt)
     };
     Judged {
         attempt,
@@ -74,6 +75,20 @@ pub(crate) fn judge(ctx: &SockAddrContext, dst: SockAddr) -> Judged {
         netns,
         verdict,
     }
+}
+
+#[inline(always)]
+fn judge_outside(netns: u64, attempt: &mut Attempt) -> Verdict {
+    let Some(settings) = maps::settings() else {
+        return Verdict::Refuse(Refuse::Settings);
+    };
+    let scope = maps::scope(netns);
+    let prefix = scope.and_then(|_| maps::prefix(attempt.dst, attempt.port));
+    if prefix.is_some() || scope.is_some_and(|scope| scope.captures(attempt.port)) {
+        // SAFETY: the helper takes nothing and only reads the clock.
+        attempt.now = unsafe { bpf_ktime_get_ns() };
+    }
+    decide(settings, scope, prefix, attempt)
 }
 
 #[inline(always)]

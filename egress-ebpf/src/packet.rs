@@ -27,7 +27,8 @@ const NO_NETNS: u64 = 0;
 #[inline(always)]
 pub(crate) fn leave(ctx: &SkBuffContext) -> i32 {
     let buffer = Buffer { skb: ctx.skb.skb };
-    match Packet::read(&buffer, 0).map(|packet| judge(buffer, packet, || None)) {
+    let packet = Packet::read_plain(&buffer.head(), 0).or_else(|| Packet::read(&buffer, 0));
+    match packet.map(|packet| judge(buffer, packet, || None)) {
         None | Some(Ok(())) => ALLOW,
         Some(Err(
             Bypass::Socket | Bypass::Raw | Bypass::Protocol | Bypass::Frame | Bypass::Route,
@@ -39,6 +40,37 @@ pub(crate) fn leave(ctx: &SkBuffContext) -> i32 {
 #[derive(Clone, Copy)]
 pub(crate) struct Buffer {
     pub(crate) skb: *mut __sk_buff,
+}
+
+impl Buffer {
+    /// The part of the packet that lies in one piece.
+    #[inline(always)]
+    pub(crate) fn head(self) -> Head {
+        // SAFETY: the kernel hands a valid context to the program, with these words.
+        let (start, end) = unsafe { ((*self.skb).data, (*self.skb).data_end) };
+        Head {
+            start: start as usize,
+            end: end as usize,
+        }
+    }
+}
+
+/// The beginning of a packet, which takes no call to read.
+pub(crate) struct Head {
+    start: usize,
+    end: usize,
+}
+
+impl Bytes for Head {
+    #[inline(always)]
+    fn read<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
+        let at = self.start + offset as usize;
+        if at + N > self.end {
+            return None;
+        }
+        // SAFETY: within the packet.
+        Some(unsafe { *ptr::with_exposed_provenance::<[u8; N]>(at) })
+    }
 }
 
 impl Bytes for Buffer {
@@ -79,7 +111,6 @@ pub(crate) fn judge(
         },
         packet,
         cgroup: 0,
-        now: 0,
     };
     if sent.continues() {
         return Ok(());
@@ -97,8 +128,6 @@ pub(crate) fn judge(
         // SAFETY: the helper accepts the context of a packet's program.
         sent.cgroup = unsafe { bpf_skb_cgroup_id(buffer.skb) };
     }
-    // SAFETY: the helper takes nothing and only reads the clock.
-    sent.now = unsafe { bpf_ktime_get_ns() };
     let verdict = match maps::settings() {
         Some(settings) => {
             let scope = maps::scope(netns);
@@ -127,7 +156,9 @@ fn tell(bypass: Bypass, sent: &Sent, unjudged: Option<&Unjudged>, netns: u64) {
             comm: [0; COMM_LEN],
         },
     };
-    evidence::tell(bypass.counter(), target, sender, netns, sent.now);
+    // SAFETY: the helper takes nothing and only reads the clock.
+    let now = unsafe { bpf_ktime_get_ns() };
+    evidence::tell(bypass.counter(), target, sender, netns, now);
 }
 
 /// The packet's socket, or null: forwarded packets have none.
@@ -150,10 +181,18 @@ fn is_packet_socket(socket: *mut bpf_sock) -> bool {
     !socket.is_null() && unsafe { (*socket).family } == AF_PACKET
 }
 
+/// Whether this is a socket whose `connect` and `sendmsg` are judged. Nothing changes a socket's
+/// kind or protocol.
+#[inline(always)]
+fn is_judged(socket: *mut bpf_sock) -> bool {
+    // SAFETY: a socket that is not null, whose words are readable.
+    !socket.is_null() && unsafe { egress_common::is_judged((*socket).type_, (*socket).protocol) }
+}
+
 /// What is known of the socket if it is one that nothing judges and that a process made.
 #[inline(always)]
 fn unjudged(socket: *mut bpf_sock) -> Option<&'static Unjudged> {
-    if socket.is_null() {
+    if socket.is_null() || is_judged(socket) {
         return None;
     }
     let map: *mut c_void = ptr::from_ref(&UNJUDGED).cast_mut().cast();

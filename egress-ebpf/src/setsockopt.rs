@@ -7,7 +7,7 @@ use aya_ebpf::{
     },
     programs::SockoptContext,
 };
-use egress_common::{Addr, COMM_LEN, Caller, Counter, Port, Target, decide_option};
+use egress_common::{Addr, COMM_LEN, Caller, Counter, Port, Target, decide_option, is_free_option};
 
 use crate::{
     ALLOW, DENY, evidence,
@@ -25,6 +25,9 @@ pub(crate) fn setsockopt(ctx: &SockoptContext) -> i32 {
             (&raw const (*ctx.sockopt).optname).read_volatile(),
         )
     };
+    if is_free_option(level, option) {
+        return ALLOW;
+    }
     // SAFETY: the helper takes nothing and only reads the current task.
     let cgroup = unsafe { bpf_get_current_cgroup_id() };
     // SAFETY: the helper accepts the context of a socket option program.

@@ -11,7 +11,7 @@ use aya_ebpf::{
 };
 use core::{ffi::c_void, ptr};
 use egress_common::{
-    Addr, Counter, NewSocket, Port, SocketVerdict, Target, Unjudged, decide_socket,
+    Addr, Counter, NewSocket, Port, SocketVerdict, Target, Unjudged, decide_socket, is_judged,
 };
 
 use crate::{
@@ -23,7 +23,16 @@ use crate::{
 
 #[inline(always)]
 pub(crate) fn create(ctx: &SockContext) -> i32 {
-    let socket = read(ctx);
+    let (kind, protocol) = read(ctx);
+    if is_judged(kind, protocol) {
+        return ALLOW;
+    }
+    let socket = NewSocket {
+        // SAFETY: the helper takes nothing and only reads the current task.
+        cgroup: unsafe { bpf_get_current_cgroup_id() },
+        kind,
+        protocol,
+    };
     // SAFETY: the helper accepts the context of a socket program.
     let netns = unsafe { bpf_get_netns_cookie(ctx.as_ptr()) };
     let Some(settings) = maps::settings() else {
@@ -57,20 +66,15 @@ fn refuse(ctx: &SockContext, socket: &NewSocket, netns: u64, reason: Counter) ->
     DENY
 }
 
+/// The socket's kind and protocol.
 #[inline(always)]
-fn read(ctx: &SockContext) -> NewSocket {
+fn read(ctx: &SockContext) -> (u32, u32) {
     // SAFETY: the kernel hands a valid context to the program, with these words.
-    let (kind, protocol) = unsafe {
+    unsafe {
         (
             (&raw const (*ctx.sock).type_).read_volatile(),
             (&raw const (*ctx.sock).protocol).read_volatile(),
         )
-    };
-    NewSocket {
-        // SAFETY: the helper takes nothing and only reads the current task.
-        cgroup: unsafe { bpf_get_current_cgroup_id() },
-        kind,
-        protocol,
     }
 }
 

@@ -59,6 +59,20 @@ fn v6(extensions: &[(u8, Vec<u8>)], protocol: u8, above: &[u8]) -> Vec<u8> {
     bytes
 }
 
+#[test]
+fn ordinary_segments_are_read_in_fewer_steps() {
+    for flags in [SYN, SYN | ACK, ACK] {
+        for bytes in [v4(TCP, 0, 0, &tcp(flags)), v6(&[], TCP, &tcp(flags))] {
+            let plain = Packet::read_plain(&Slice(&bytes), 0);
+            assert_eq!(plain, Some(read(&bytes)));
+        }
+    }
+    let routed = v6(&[(43, vec![0; 8])], TCP, &tcp(ACK));
+    for other in [v4(TCP, 0, 4, &tcp(ACK)), v4(TCP, 1, 0, &tcp(ACK)), routed] {
+        assert_eq!(Packet::read_plain(&Slice(&other), 0), None);
+    }
+}
+
 fn read(bytes: &[u8]) -> Packet {
     Packet::read(&Slice(bytes), 0).unwrap()
 }
@@ -238,7 +252,6 @@ fn sent(sender: Sender, dst: &str, transport: Transport) -> Sent {
             steered: false,
         },
         cgroup: 1,
-        now: 0,
     }
 }
 
@@ -383,5 +396,29 @@ proptest! {
             None => prop_assert!(bytes.len() < 40 || !matches!(bytes[0] >> 4, 4 | 6)),
         }
         let _any = Packet::read_frame(&Slice(&bytes));
+    }
+
+    /// The short way says what the long one says, or nothing.
+    #[test]
+    fn what_is_read_in_fewer_steps_is_the_same(
+        first in prop_oneof![Just(0x45), Just(0x46), Just(0x60), any::<u8>()],
+        protocol in prop_oneof![Just(TCP), Just(UDP), Just(0u8), any::<u8>()],
+        fragment in prop_oneof![Just(0u16), Just(0x2000), any::<u16>()],
+        mut bytes in proptest::collection::vec(any::<u8>(), 0..80),
+    ) {
+        for (at, byte) in [(0, first), (6, protocol), (9, protocol)] {
+            if let Some(there) = bytes.get_mut(at) {
+                *there = byte;
+            }
+        }
+        if first >> 4 == 4 && bytes.len() > 8 {
+            bytes[6..8].copy_from_slice(&fragment.to_be_bytes());
+        }
+        let plain = Packet::read_plain(&Slice(&bytes), 0);
+        prop_assert!(plain.is_none() || plain == Packet::read(&Slice(&bytes), 0));
+        let mut frame = vec![0; 12];
+        frame.extend(if first >> 4 == 6 { [0x86, 0xdd] } else { [8, 0] });
+        frame.extend(&bytes);
+        prop_assert_eq!(Packet::read_plain_frame(&Slice(&frame)), plain);
     }
 }
