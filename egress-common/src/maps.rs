@@ -33,7 +33,8 @@ pub const DEVICES_LEN: usize = 4 * SCOPES_LEN;
 /// Destination prefixes.
 pub const PREFIXES_LEN: usize = 4096;
 /// Connections between `connect` and the agent's `accept`, which takes the record away; those
-/// that the agent never sees are evicted, oldest first.
+/// that the agent never sees are evicted, oldest first. A map that took no more when it is full
+/// could be filled for everybody, and for good, by who connects and leaves.
 pub const FLOWS_LEN: usize = 65536;
 /// Bytes of the ring buffer, a power of two: nearly three thousand events.
 pub const EVENTS_BYTES: usize = 256 * 1024;

@@ -77,6 +77,8 @@ pub(crate) enum Step {
     Option(i32, i32),
     /// Sets the socket's option of this level and name to these bytes.
     OptionBytes(i32, i32, Vec<u8>),
+    /// Uses up the memory that the socket's options may have.
+    FillOptionMemory,
     /// Sets an option of a packet socket to 1.
     PacketOption(i32),
     /// Connects again and again until the test says go on; refusals are as good as connections.
@@ -308,6 +310,7 @@ fn take(socket: &Socket, step: &Step) -> io::Result<Outcome> {
         Step::OptionBytes(level, option, value) => {
             crate::craft::set_option_bytes(socket, *level, *option, value)?;
         }
+        Step::FillOptionMemory => crate::craft::fill_option_memory(socket)?,
         Step::PacketOption(option) => crate::craft::packet_option(*option)?,
         Step::PeerName => return address(&socket.peer_addr()?),
         Step::LocalName => return address(&socket.local_addr()?),

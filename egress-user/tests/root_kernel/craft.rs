@@ -209,6 +209,67 @@ pub(crate) fn set_option_bytes(
     }
 }
 
+/// Uses up the memory that a socket's options may have (`net.core.optmem_max`) with a filter that
+/// lets everything through, as any user may.
+pub(crate) fn fill_option_memory(socket: &Socket) -> io::Result<()> {
+    /// `ldxb 4*([0]&0xf)`, which the kernel makes several instructions of.
+    const LONG: libc::sock_filter = instruction(0xb1, 0);
+    /// `ldx #0`, which stays one.
+    const SHORT: libc::sock_filter = instruction(0x01, 0);
+    /// `ret #65535`.
+    const PASS: libc::sock_filter = instruction(0x06, 0xffff);
+    /// The longest filter, `BPF_MAXINSNS`.
+    const MOST: usize = 4096;
+
+    let filter =
+        |long: usize, short: usize| [vec![LONG; long], vec![SHORT; short], vec![PASS]].concat();
+    let fits = |filter: &[libc::sock_filter]| {
+        let _none_yet = detach_filter(socket);
+        attach_filter(socket, filter).is_ok()
+    };
+    let most = |fits: &dyn Fn(usize) -> bool, limit: usize| {
+        let (mut low, mut high) = (0, limit);
+        while low < high {
+            let middle = (low + high).div_ceil(2);
+            (low, high) = if fits(middle) {
+                (middle, high)
+            } else {
+                (low, middle - 1)
+            };
+        }
+        low
+    };
+    let long = most(&|long| fits(&filter(long, 0)), MOST - 1);
+    let short = most(&|short| fits(&filter(long, short)), MOST - 1 - long);
+    let _last_try = detach_filter(socket);
+    attach_filter(socket, &filter(long, short))
+}
+
+const fn instruction(code: u16, k: u32) -> libc::sock_filter {
+    libc::sock_filter {
+        code,
+        jt: 0,
+        jf: 0,
+        k,
+    }
+}
+
+fn attach_filter(socket: &Socket, filter: &[libc::sock_filter]) -> io::Result<()> {
+    let program = libc::sock_fprog {
+        len: filter.len().try_into().unwrap(),
+        filter: filter.as_ptr().cast_mut(),
+    };
+    // SAFETY: a plain structure without padding that counts, read as the bytes that it is.
+    let bytes = unsafe {
+        std::slice::from_raw_parts((&raw const program).cast::<u8>(), size_of_val(&program))
+    };
+    set_option_bytes(socket, libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, bytes)
+}
+
+fn detach_filter(socket: &Socket) -> io::Result<()> {
+    set_option(socket, libc::SOL_SOCKET, libc::SO_DETACH_FILTER)
+}
+
 /// A packet socket that takes what is of this Ethernet type; nothing for 0, all for 3.
 fn packet_socket(ether: u16) -> io::Result<Socket> {
     let protocol = Protocol::from(i32::from(ether.to_be()));
