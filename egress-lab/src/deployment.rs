@@ -62,6 +62,8 @@ pub struct Setup<'a> {
     /// Ports of the gateways that the agent knows, all on the gateway's host;
     /// [`Deployment::another_gateway`] starts those other than [`TUNNEL_PORT`].
     pub gateways: &'a [u16],
+    /// The zones of these gateways, in the same order; those that it says nothing of have none.
+    pub gateway_zones: &'a [&'a str],
     /// The name by which the agent knows the gateways' host; its address otherwise.
     pub gateway_name: Option<&'a str>,
 }
@@ -419,8 +421,15 @@ fn lines(lines: &[&str]) -> String {
 fn agent_section(lab: &Lab, cgroup: &Cgroup, setup: &Setup<'_>) -> String {
     let address = lab.gateway.v4.to_string();
     let host = setup.gateway_name.unwrap_or(&address);
-    let gateway = |port| format!("\"{host}:{port}\"");
-    let gateways: Vec<String> = setup.gateways.iter().map(gateway).collect();
+    let zones = setup.gateway_zones.iter().map(Some);
+    let zones = zones.chain(std::iter::repeat(None));
+    let gateways = setup.gateways.iter().zip(zones);
+    let gateways: Vec<String> = gateways
+        .map(|(port, zone)| match zone {
+            Some(zone) => format!("{{address: \"{host}:{port}\", zone: {zone}}}"),
+            None => format!("\"{host}:{port}\""),
+        })
+        .collect();
     let mut section = format!(
         "gateways: [{gateways}]\n\
          {more}capture:\n  cgroup: {cgroup}\n  namespaces: [{namespace}]\n",

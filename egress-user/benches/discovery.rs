@@ -63,6 +63,7 @@ fn main() {
         agent: &[],
         capture: &["discover: [CGROUP]"],
         gateways: &[TUNNEL_PORT],
+        gateway_zones: &[],
         gateway_name: None,
     };
     let mut deployment = Deployment::start(&lab, &cgroup, &setup).unwrap();

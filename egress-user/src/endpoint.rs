@@ -31,6 +31,35 @@ impl FromStr for Endpoint {
     }
 }
 
+/// A server and the zone that it is in, as far as somebody said so.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Zoned {
+    /// The server.
+    pub endpoint: Endpoint,
+    /// Its zone.
+    pub zone: Option<String>,
+}
+
+impl FromStr for Zoned {
+    type Err = String;
+
+    /// Reads an [`Endpoint`], of whose zone nothing is said.
+    fn from_str(text: &str) -> Result<Zoned, String> {
+        let (endpoint, zone) = (text.parse()?, None);
+        Ok(Zoned { endpoint, zone })
+    }
+}
+
+impl fmt::Display for Zoned {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.endpoint.fmt(f)?;
+        match &self.zone {
+            Some(zone) => write!(f, " in zone {zone}"),
+            None => Ok(()),
+        }
+    }
+}
+
 impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.host.contains(':') {

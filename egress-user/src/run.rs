@@ -28,7 +28,7 @@ use crate::agent::{self, Agent, AgentParts, Serving};
 use crate::cgroup::{Cgroup, Cgroup2};
 use crate::descriptors;
 use crate::drain::{self, Drain, Drainer};
-use crate::endpoint::Endpoint;
+use crate::endpoint::{Endpoint, Zoned};
 use crate::gateway::agents::{AgentRule, Quotas};
 use crate::gateway::resolve::ResolveOptions;
 use crate::gateway::{self, Gateway, GatewayParts};
@@ -255,16 +255,19 @@ impl Halves {
             limits: gateway::Limits::default(),
         })
         .await?;
-        let endpoint = Endpoint {
-            host: gateway.addr().ip().to_string(),
-            port: gateway.addr().port(),
-        };
+        let gateways = vec![Zoned {
+            endpoint: Endpoint {
+                host: gateway.addr().ip().to_string(),
+                port: gateway.addr().port(),
+            },
+            zone: None,
+        }];
         let trusted = [IdPattern::Exactly(identities.gateway.id().clone())];
         let (_, tls) = tls::in_use(tls::agent_end(&identities.agent, &trusted)?);
         let metrics = self.recorder.metrics().clone();
         let parts = AgentParts {
             flows: capture.flows(),
-            tunnels: Tunnels::new(vec![endpoint], Protocol::Egress, tls, metrics),
+            tunnels: Tunnels::new(gateways, None, Protocol::Egress, tls, metrics),
             policy: self.policy,
             recorder: self.recorder,
             directory,

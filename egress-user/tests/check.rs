@@ -111,6 +111,7 @@ fn what_is_in_effect_is_shown() {
         value(&text, "gateways"),
         ["127.0.0.1:8443, now at 127.0.0.1"]
     );
+    assert_eq!(value(&text, "zone"), ["none"]);
     assert_eq!(value(&text, "capture.other_ports"), ["refuse"]);
 }
 
@@ -186,6 +187,20 @@ fn what_cannot_be_meant_is_warned_of() {
         warning.contains("gateway.invalid:8443 cannot be resolved now"),
         "{warning}"
     );
+
+    for (zone, sentence) in [
+        ("zone: b\n", "no gateway is in the agent's zone, b"),
+        ("", "gateways have a zone and the agent has none"),
+    ] {
+        let zoned = format!(
+            "{zone}gateways: [{{address: \"127.0.0.1:8443\", zone: a}}]\n\
+             capture: {{cgroup: /sys/fs/cgroup/none}}\n"
+        );
+        write(dir.path(), "agent", &zoned);
+        let (json, _) = check_json(dir.path(), "agent");
+        let warning = json["warnings"][0].as_str().unwrap();
+        assert!(warning.contains(sentence), "{warning}");
+    }
 }
 
 /// What runs already can be checked: nothing is taken from it, and nothing is written.

@@ -15,7 +15,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::addr::GatewayAddr;
-use crate::endpoint::Endpoint;
+use crate::endpoint::Zoned;
 use crate::record::{Metrics, TunnelEvent};
 use crate::refusal::{Class, Refusal};
 use crate::tunnel;
@@ -23,6 +23,7 @@ use crate::tunnel::frame::ResetCode;
 use crate::tunnel::identity::SpiffeId;
 use crate::tunnel::raw::Protocol;
 use crate::tunnel::tls::{InUse, Peer};
+use balancer::Zone;
 use names::{Age, Names};
 use pool::{Pool, Warm};
 
@@ -39,6 +40,8 @@ const MAX_DIALS: usize = 32;
 /// The gateways and the tunnels to them.
 pub struct Tunnels {
     names: Names,
+    /// Whether gateways of the agent's zone come before others.
+    zoned: bool,
     protocol: Protocol,
     tls: InUse<ClientConfig>,
     metrics: Arc<Metrics>,
@@ -48,15 +51,18 @@ pub struct Tunnels {
 }
 
 impl Tunnels {
-    /// A pool that dials these gateways with this configuration, which offers the protocol's name, and shows them in the metrics.
+    /// A pool that dials these gateways, first those of this zone, with this configuration, which
+    /// offers the protocol's name, and shows them in the metrics.
     pub fn new(
-        gateways: Vec<Endpoint>,
+        gateways: Vec<Zoned>,
+        zone: Option<&str>,
         protocol: Protocol,
         tls: InUse<ClientConfig>,
         metrics: Arc<Metrics>,
     ) -> Arc<Tunnels> {
         let tunnels = Arc::new(Tunnels {
-            names: Names::new(gateways),
+            names: Names::new(gateways, zone),
+            zoned: zone.is_some(),
             protocol,
             tls,
             metrics: metrics.clone(),
@@ -278,7 +284,13 @@ impl Lease {
 
     /// The gateway carries the stream.
     pub(super) fn carries(&self) {
-        self.note(|pool, _| pool.balancer.worked(self.gateway(), !self.reused));
+        let gateway = self.gateway();
+        self.note(|pool, _| pool.balancer.worked(gateway, !self.reused));
+        let tunnels = &self.place.tunnels;
+        if tunnels.zoned {
+            let zone = tunnels.lock().balancer.zone(gateway);
+            tunnels.metrics.carried_in_zone(zone == Some(Zone::Own));
+        }
     }
 
     /// The gateway has answered that it does not carry the stream; it is not asked again.

@@ -29,7 +29,7 @@ use crate::config::agent::{
     self as config, AgentConfig, AgentOptions, CaptureConfig, existing, fallback,
 };
 use crate::drain;
-use crate::endpoint::Endpoint;
+use crate::endpoint::Zoned;
 use crate::netns::Netns;
 use crate::record::{Metrics, Recorder};
 use crate::renewal::Followed;
@@ -47,7 +47,8 @@ agent.yaml:
   policy: policy.yaml
   tls: {certificate: agent.pem, key: agent-key.pem, bundle: ca.pem}   # and crl: revoked.pem; or
                                      # {workload_api: \"unix:///run/spire/agent.sock\"} (SPIFFE)
-  gateways: [\"gateway.example.org:8443\"]
+  gateways: [\"gateway.example.org:8443\"]    # or {address: \"…\", zone: eu-1a}, for
+  zone: eu-1a                        # those of the agent's own zone to come first
   protocol: egress/1                 # or raw: mTLS alone, for HAProxy, stunnel and their like;
                                      # with `proxy_header: true` and `alpn: NAME` if they want that
   capture:
@@ -91,7 +92,12 @@ pub(super) struct AgentArgs {
         value_name = "HOST:PORT",
         value_delimiter = ','
     )]
-    gateways: Option<Vec<Endpoint>>,
+    gateways: Option<Vec<Zoned>>,
+
+    /// Zone that the agent is in: gateways of it, as the file says, come before others
+    #[arg(long, env = "EGRESS_ZONE", value_name = "NAME",
+          value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    zone: Option<String>,
 
     /// SPIFFE ID that a gateway must have, or all below one
     /// [default: spiffe://OWN-TRUST-DOMAIN/gateway/*]
@@ -199,6 +205,7 @@ impl From<AgentArgs> for AgentOptions {
         AgentOptions {
             common: args.common.into(),
             gateways: args.gateways,
+            zone: args.zone,
             protocol: None,
             workloads: None,
             gateway_id: args.gateway_id,
@@ -414,6 +421,7 @@ fn tunnels(
     let tls = common::use_credentials(credentials, followed, build, metrics.clone())?;
     Ok(Tunnels::new(
         config.gateways.clone(),
+        config.zone.as_deref(),
         config.protocol.clone(),
         tls,
         metrics.clone(),

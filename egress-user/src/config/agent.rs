@@ -10,7 +10,7 @@ use ipnet::IpNet;
 use super::{Base, Common, Needs, destinations};
 use crate::agent::scopes::ExistingAction;
 use crate::document::{Map, Mistakes, Value};
-use crate::endpoint::Endpoint;
+use crate::endpoint::Zoned;
 use crate::policy::{KnownWorkload, KnownWorkloads};
 use crate::tunnel::header::{MAX_LABELS, MAX_LABELS_LEN, check_labels};
 use crate::tunnel::identity::IdPattern;
@@ -64,7 +64,9 @@ pub struct AgentOptions {
     /// What both halves can be told.
     pub common: Common,
     /// Gateways to carry connections.
-    pub gateways: Option<Vec<Endpoint>>,
+    pub gateways: Option<Vec<Zoned>>,
+    /// The zone that the agent is in.
+    pub zone: Option<String>,
     /// What gateways speak.
     pub protocol: Option<Protocol>,
     /// Who a gateway must be.
@@ -112,7 +114,9 @@ pub struct AgentConfig {
     /// What both halves need.
     pub base: Base,
     /// Gateways to carry connections; at least one.
-    pub gateways: Vec<Endpoint>,
+    pub gateways: Vec<Zoned>,
+    /// The zone that the agent is in: gateways of it come first.
+    pub zone: Option<String>,
     /// What gateways speak.
     pub protocol: Protocol,
     /// Who a gateway must be; every `/gateway/*` of the own trust domain when
@@ -177,6 +181,7 @@ impl AgentConfig {
         let config = config.map(|((base, gateways), capture)| AgentConfig {
             base,
             gateways,
+            zone: flags.zone.or(written.zone),
             protocol: flags.protocol.or(written.protocol).unwrap_or_default(),
             gateway_id: flags.gateway_id.or(written.gateway_id),
             workloads: flags.workloads.or(written.workloads).unwrap_or_default(),
@@ -262,9 +267,8 @@ fn nested(paths: &[PathBuf]) -> impl Iterator<Item = (&PathBuf, &PathBuf)> {
 fn read(map: &Map<'_>) -> Option<AgentOptions> {
     Some(AgentOptions {
         common: Common::read(map),
-        gateways: map.optional("gateways", |value| {
-            value.non_empty_list(|item| item.parse(str::parse))
-        }),
+        gateways: map.optional("gateways", |value| value.non_empty_list(gateway)),
+        zone: map.optional("zone", Value::string),
         protocol: read_protocol(map),
         gateway_id: map.optional("gateway_id", |value| value.parse(str::parse)),
         workloads: map.optional("workloads", read_workloads),
@@ -288,6 +292,19 @@ fn read_workloads(value: Value<'_>) -> Option<KnownWorkloads> {
         ));
     }
     Some(known)
+}
+
+/// An address alone, or with the zone that it is in.
+fn gateway(value: Value<'_>) -> Option<Zoned> {
+    if !value.is_map() {
+        return value.parse(str::parse);
+    }
+    value.map(|map| {
+        let endpoint = map.required("address", |value| value.parse(str::parse));
+        let zone = map.optional("zone", Value::string);
+        let endpoint = endpoint?;
+        Some(Zoned { endpoint, zone })
+    })
 }
 
 /// `protocol`, and how raw is spoken where it is.

@@ -39,6 +39,11 @@ struct TunnelLabels {
 }
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
+struct ZoneLabels {
+    zone: &'static str,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
 struct KernelLabels {
     judgement: &'static str,
 }
@@ -92,6 +97,7 @@ pub struct Metrics {
     open: Family<HopLabel, Gauge>,
     bytes: Family<ByteLabels, Counter>,
     tunnels: Family<TunnelLabels, Counter>,
+    zones: Family<ZoneLabels, Counter>,
     unclaimed: Counter,
     stale_answers: Counter,
     records_lost: Counter,
@@ -111,6 +117,7 @@ impl Default for Metrics {
             open: Family::default(),
             bytes: Family::default(),
             tunnels: Family::default(),
+            zones: Family::default(),
             unclaimed: Counter::default(),
             stale_answers: Counter::default(),
             records_lost: Counter::default(),
@@ -139,6 +146,11 @@ impl Default for Metrics {
             "tunnels",
             "What happened to tunnels",
             metrics.tunnels.clone(),
+        );
+        registry.register(
+            "zone_streams",
+            "Streams by whether the gateway is in the agent's zone, where the agent has one",
+            metrics.zones.clone(),
         );
         registry.register(
             "unclaimed",
@@ -220,6 +232,12 @@ impl Metrics {
             event: event.as_str(),
         };
         self.tunnels.get_or_create(&labels).inc();
+    }
+
+    /// A gateway of the agent's own zone, or another one, carries a stream.
+    pub fn carried_in_zone(&self, own: bool) {
+        let zone = if own { "own" } else { "other" };
+        self.zones.get_or_create(&ZoneLabels { zone }).inc();
     }
 
     /// Somebody connected to the agent's listener without being redirected to it.

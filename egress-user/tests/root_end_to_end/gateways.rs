@@ -55,11 +55,15 @@ struct Scene {
 impl Scene {
     /// As many gateways as `others` and one more, and connections without pause.
     fn new(others: &[u16]) -> (Scene, Vec<Process>) {
+        Scene::with(others, &Wish::default())
+    }
+
+    fn with(others: &[u16], wish: &Wish<'_>) -> (Scene, Vec<Process>) {
         let mut gateways = vec![TUNNEL_PORT];
         gateways.extend(others);
         let world = World::with(&Wish {
             gateways: &gateways,
-            ..Wish::default()
+            ..*wish
         });
         let others = others.iter().map(|port| start(&world, *port)).collect();
         let mut python = world.captured("python3");
@@ -77,20 +81,22 @@ impl Scene {
 
     /// Waits until each of these gateways has carried so many more streams to their end.
     fn carried(&self, ports: &[u16], more: usize) {
-        let count = |records: &[Record], port| {
-            let gateway = self.gateway(port);
-            let carried = records.iter().filter(|record| {
-                record.text("gateway") == gateway && record.text("verdict") == "allowed"
-            });
-            carried.count()
-        };
         let before = self.agent_records();
         wait::until("the gateways carry streams", || {
             let now = self.agent_records();
-            let enough = |port: &u16| count(&now, *port) >= count(&before, *port) + more;
+            let enough = |port: &u16| self.count(&now, *port) >= self.count(&before, *port) + more;
             ports.iter().all(enough).then_some(())
         })
         .unwrap();
+    }
+
+    /// How many streams a gateway has carried to their end.
+    fn count(&self, records: &[Record], port: u16) -> usize {
+        let gateway = self.gateway(port);
+        let carried = records.iter().filter(|record| {
+            record.text("gateway") == gateway && record.text("verdict") == "allowed"
+        });
+        carried.count()
     }
 
     /// Waits until the agent counts so many gateways in a state.
@@ -101,6 +107,12 @@ impl Scene {
             metrics.body.lines().any(|own| own == line).then_some(())
         })
         .unwrap();
+    }
+
+    /// Whether the agent's metrics have a line that begins so.
+    fn shows(&self, line: &str) -> bool {
+        let metrics = http::get(&self.world.lab.node.namespace, ADMIN, "/metrics").unwrap();
+        metrics.body.lines().any(|own| own.starts_with(line))
     }
 
     fn gateway(&self, port: u16) -> String {
@@ -133,6 +145,40 @@ fn streams_are_spread() {
     assert!(failed.is_empty(), "{failed:#?}");
     let carried = |record: &&Record| record.text("verdict") == "allowed";
     assert_eq!(records.iter().filter(carried).count(), records.len());
+}
+
+#[test]
+fn the_own_zone_is_left_only_while_nobody_is_there() {
+    let (scene, mut others) = Scene::with(
+        &[SECOND],
+        &Wish {
+            agent: &["zone: near"],
+            gateway_zones: &["far", "near"],
+            ..Wish::default()
+        },
+    );
+    scene.carried(&[SECOND], 30);
+    assert_eq!(scene.count(&scene.agent_records(), TUNNEL_PORT), 0);
+    assert!(!scene.shows("egress_zone_streams_total{zone=\"other\"}"));
+
+    let mut second = others.pop().unwrap();
+    second.signal(Signal::KILL).unwrap();
+    second.ended().unwrap();
+    scene.carried(&[TUNNEL_PORT], 30);
+    assert!(scene.shows("egress_zone_streams_total{zone=\"other\"}"));
+
+    let _second = start(&scene.world, SECOND);
+    scene.counted("live", 2);
+    // What is under way ends where it is, whenever that may be.
+    wait::until("the other zone is left", || {
+        let far = scene.count(&scene.agent_records(), TUNNEL_PORT);
+        scene.carried(&[SECOND], 20);
+        let since = scene.count(&scene.agent_records(), TUNNEL_PORT);
+        (since == far).then_some(())
+    })
+    .unwrap();
+    assert!(scene.shows("egress_zone_streams_total{zone=\"own\"}"));
+    scene.finish();
 }
 
 #[test]

@@ -64,6 +64,8 @@ pub(crate) struct Wish<'a> {
     /// More lines for the gateway's configuration.
     pub(crate) gateway: &'a [&'a str],
     pub(crate) gateways: &'a [u16],
+    /// The zones of these.
+    pub(crate) gateway_zones: &'a [&'a str],
     pub(crate) gateway_name: Option<&'a str>,
 }
 
@@ -92,6 +94,7 @@ impl Default for Wish<'_> {
             gateway_descriptors: None,
             gateway: &[],
             gateways: &[TUNNEL_PORT],
+            gateway_zones: &[],
             gateway_name: None,
         }
     }
@@ -297,6 +300,7 @@ fn deploy(lab: &Lab, cgroup: &Cgroup, wish: &Wish<'_>) -> Deployment {
         gateway_descriptors: wish.gateway_descriptors,
         gateway: wish.gateway,
         gateways: wish.gateways,
+        gateway_zones: wish.gateway_zones,
         gateway_name: wish.gateway_name,
     };
     Deployment::start(lab, cgroup, &setup).unwrap()

@@ -109,6 +109,7 @@ impl Stage {
             agent: &[],
             capture: &[],
             gateways: &[TUNNEL_PORT],
+            gateway_zones: &[],
             gateway_name: None,
         };
         Deployment::start(&self.lab, &self.cgroup, &setup)

@@ -2,6 +2,8 @@
 //! time is the caller's, as the time since any fixed moment, and so is chance.
 //!
 //! Of two gateways taken by chance the one with fewer streams is chosen ("power of two choices").
+//! Those of the agent's own zone come before others that are no better.
+//!
 //! One that fails several times in a row is ejected, and one that drains is left alone; both are
 //! tried again after a while, by a probe and not by a connection. When nothing better is left,
 //! connections try them all the same: to be refused without having asked would help nobody.
@@ -39,9 +41,19 @@ pub(super) struct Balancer {
     members: Vec<Member>,
 }
 
+/// Where a gateway is, seen from the agent.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) enum Zone {
+    /// In the agent's zone, or in whichever where the agent has none.
+    Own,
+    /// In another one, or nobody said where.
+    Other,
+}
+
 #[derive(Debug)]
 struct Member {
     addr: GatewayAddr,
+    zone: Zone,
     /// Whether it is still in the configuration, or its name still leads to it. One that is not
     /// stays until its last stream has ended.
     listed: bool,
@@ -109,16 +121,23 @@ pub(super) struct Census {
 
 impl Balancer {
     /// These are the gateways from now on. What is known of those that stay is kept.
-    pub(super) fn list(&mut self, gateways: &[GatewayAddr]) {
+    pub(super) fn list(&mut self, gateways: &[(GatewayAddr, Zone)]) {
         for member in &mut self.members {
-            member.listed = gateways.contains(&member.addr);
+            member.listed = false;
         }
-        for addr in gateways {
-            if self.member(*addr).is_none() {
-                self.members.push(Member::new(*addr));
+        for &(addr, zone) in gateways {
+            match self.member(addr) {
+                Some(member) => (member.listed, member.zone) = (true, zone),
+                None => self.members.push(Member::new(addr, zone)),
             }
         }
         self.forget();
+    }
+
+    /// Where a gateway is.
+    pub(super) fn zone(&self, gateway: GatewayAddr) -> Option<Zone> {
+        let member = self.members.iter().find(|member| member.addr == gateway)?;
+        Some(member.zone)
     }
 
     /// The gateway to ask next, of those that this connection may still ask. `is_warm` says whether
@@ -130,7 +149,10 @@ impl Balancer {
         is_warm: impl Fn(GatewayAddr) -> bool,
         mut below: impl FnMut(usize) -> usize,
     ) -> Option<GatewayAddr> {
-        let rank = |member: &Member| (member.distance(now), tried.was_silent(member.addr));
+        let rank = |member: &Member| {
+            let silent = tried.was_silent(member.addr);
+            (member.distance(now), silent, member.zone)
+        };
         let untried = || {
             let listed = self.members.iter().filter(|member| member.listed);
             listed.filter(|member| !tried.gateways.contains(&member.addr))
@@ -289,9 +311,10 @@ enum Distance {
 }
 
 impl Member {
-    fn new(addr: GatewayAddr) -> Member {
+    fn new(addr: GatewayAddr, zone: Zone) -> Member {
         Member {
             addr,
+            zone,
             listed: true,
             standing: Standing::Good,
             live: 0,

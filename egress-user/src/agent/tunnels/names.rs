@@ -8,8 +8,9 @@ use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 use super::DialError;
+use super::balancer::Zone;
 use crate::addr::GatewayAddr;
-use crate::endpoint::Endpoint;
+use crate::endpoint::{Endpoint, Zoned};
 
 /// How old the addresses of a name may become. The system's resolver does not say how long they are
 /// good for; half a minute is what names of services in a cluster are usually good for.
@@ -26,7 +27,7 @@ const MAX_ADDRESSES: usize = 64;
 
 /// The names, and what they led to when they were last looked up.
 pub(super) struct Names {
-    endpoints: Vec<Endpoint>,
+    endpoints: Vec<(Endpoint, Zone)>,
     known: Mutex<Known>,
 }
 
@@ -48,14 +49,24 @@ pub(super) enum Age {
 /// What the names lead to.
 #[derive(Debug)]
 pub(super) struct Answer {
-    /// Each address once.
-    pub(super) addresses: Vec<GatewayAddr>,
+    /// Each address once, as one of the own zone if any name of that zone leads to it.
+    pub(super) addresses: Vec<(GatewayAddr, Zone)>,
     /// Why there is none, or not every name's.
     pub(super) error: Option<DialError>,
 }
 
 impl Names {
-    pub(super) fn new(endpoints: Vec<Endpoint>) -> Names {
+    /// These, for an agent in this zone.
+    pub(super) fn new(endpoints: Vec<Zoned>, own: Option<&str>) -> Names {
+        let zone_of = |zone: Option<&str>| match own {
+            Some(own) if zone != Some(own) => Zone::Other,
+            _ => Zone::Own,
+        };
+        let zoned = endpoints.into_iter().map(|Zoned { endpoint, zone }| {
+            let zone = zone_of(zone.as_deref());
+            (endpoint, zone)
+        });
+        let endpoints: Vec<_> = zoned.collect();
         Names {
             known: Mutex::new(Known {
                 at: None,
@@ -78,23 +89,30 @@ impl Names {
             return None;
         }
         let mut error = None;
-        for (endpoint, addresses) in self.endpoints.iter().zip(&mut known.addresses) {
+        for ((endpoint, _), addresses) in self.endpoints.iter().zip(&mut known.addresses) {
             match addresses_of(endpoint).await {
                 Ok(found) => *addresses = found,
                 Err(failed) => error = Some(DialError::Resolve(endpoint.clone(), failed)),
             }
         }
         known.at = Some(Instant::now());
-        let mut all = Vec::new();
-        for addr in known.addresses.iter().flatten() {
-            if !all.contains(addr) {
-                all.push(*addr);
-            }
-        }
         Some(Answer {
-            addresses: all,
+            addresses: self.each_once(&known.addresses),
             error,
         })
+    }
+
+    fn each_once(&self, addresses: &[Vec<GatewayAddr>]) -> Vec<(GatewayAddr, Zone)> {
+        let mut all: Vec<(GatewayAddr, Zone)> = Vec::new();
+        for ((_, zone), addresses) in self.endpoints.iter().zip(addresses) {
+            for addr in addresses {
+                match all.iter_mut().find(|(known, _)| known == addr) {
+                    Some((_, known)) => *known = (*known).min(*zone),
+                    None => all.push((*addr, *zone)),
+                }
+            }
+        }
+        all
     }
 }
 
@@ -120,10 +138,10 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn looked_up_once_a_period_and_each_address_once() {
         let endpoints = ["localhost:1", "127.0.0.1:1", "[::1]:2"];
-        let names = Names::new(endpoints.map(|text| text.parse().unwrap()).to_vec());
+        let names = Names::new(endpoints.map(|text| text.parse().unwrap()).to_vec(), None);
         let answer = names.look_up(Age::Usual).await.unwrap();
         let own = GatewayAddr::new("127.0.0.1:1".parse().unwrap());
-        let count = answer.addresses.iter().filter(|addr| **addr == own);
+        let count = answer.addresses.iter().filter(|(addr, _)| *addr == own);
         assert_eq!(count.count(), 1, "{answer:?}");
         assert!(names.look_up(Age::Usual).await.is_none());
         assert!(names.look_up(Age::Suspect).await.is_none());
@@ -135,13 +153,38 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn an_address_is_of_the_own_zone_if_any_name_says_so() {
+        let zoned = |text: &str, zone: &str| Zoned {
+            endpoint: text.parse().unwrap(),
+            zone: (!zone.is_empty()).then(|| zone.to_owned()),
+        };
+        let gateways = vec![
+            zoned("127.0.0.1:1", "b"),
+            zoned("127.0.0.1:2", ""),
+            zoned("127.0.0.1:3", "a"),
+            zoned("127.0.0.1:1", "a"),
+        ];
+        let zones = async |own| {
+            let names = Names::new(gateways.clone(), own);
+            let answer = names.look_up(Age::Usual).await.unwrap();
+            let zones = answer.addresses.iter().map(|(_, zone)| *zone);
+            zones.collect::<Vec<_>>()
+        };
+        use Zone::{Other, Own};
+        assert_eq!(zones(Some("a")).await, [Own, Other, Own]);
+        assert_eq!(zones(Some("b")).await, [Own, Other, Other]);
+        assert_eq!(zones(Some("c")).await, [Other; 3]);
+        assert_eq!(zones(None).await, [Own; 3]);
+    }
+
+    #[tokio::test]
     async fn a_name_that_is_gone_keeps_its_addresses() {
-        let nowhere: Endpoint = "nowhere..invalid:1".parse().unwrap();
-        let names = Names::new(vec![nowhere]);
+        let nowhere: Zoned = "nowhere..invalid:1".parse().unwrap();
+        let names = Names::new(vec![nowhere], None);
         let before = GatewayAddr::new("192.0.2.1:1".parse().unwrap());
         names.known.lock().await.addresses = vec![vec![before]];
         let answer = names.look_up(Age::Usual).await.unwrap();
-        assert_eq!(answer.addresses, [before]);
+        assert_eq!(answer.addresses, [(before, Zone::Own)]);
         assert!(matches!(answer.error, Some(DialError::Resolve(..))));
     }
 }

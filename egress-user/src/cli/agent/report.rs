@@ -9,7 +9,7 @@ use crate::agent::scopes::ExistingAction;
 use crate::cli::check::Report;
 use crate::config::agent::{AgentConfig, CaptureConfig, word_of};
 use crate::document::Mistakes;
-use crate::endpoint::Endpoint;
+use crate::endpoint::Zoned;
 use crate::resolvers;
 use crate::tunnel::tls;
 
@@ -21,6 +21,7 @@ pub(super) fn report(config: Result<AgentConfig, Mistakes>) -> Report {
     };
     let mut report = Report::default();
     report_gateways(&mut report, &config.gateways);
+    report_zone(&mut report, &config);
     report.set("protocol", &config.protocol);
     if let Some(credentials) = report.base(&config.base) {
         let ends = trusted(config.gateway_id.as_ref(), &credentials)
@@ -39,10 +40,11 @@ pub(super) fn report(config: Result<AgentConfig, Mistakes>) -> Report {
 }
 
 /// That a gateway has no address at this moment is no mistake of the configuration.
-fn report_gateways(report: &mut Report, gateways: &[Endpoint]) {
+fn report_gateways(report: &mut Report, gateways: &[Zoned]) {
     let mut shown = Vec::with_capacity(gateways.len());
     for gateway in gateways {
-        match (gateway.host.as_str(), gateway.port).to_socket_addrs() {
+        let endpoint = &gateway.endpoint;
+        match (endpoint.host.as_str(), endpoint.port).to_socket_addrs() {
             Ok(addrs) => {
                 let addrs: Vec<String> = addrs.map(|addr| addr.ip().to_string()).collect();
                 shown.push(format!("{gateway}, now at {}", addrs.join(" and ")));
@@ -56,6 +58,23 @@ fn report_gateways(report: &mut Report, gateways: &[Endpoint]) {
         }
     }
     report.list("gateways", shown, "none");
+}
+
+fn report_zone(report: &mut Report, config: &AgentConfig) {
+    report.set("zone", config.zone.as_deref().unwrap_or("none"));
+    let mut zones = config
+        .gateways
+        .iter()
+        .filter_map(|gateway| gateway.zone.as_ref());
+    match &config.zone {
+        Some(own) if !zones.any(|zone| zone == own) => report.warn(format_args!(
+            "no gateway is in the agent's zone, {own}: all count the same"
+        )),
+        None if zones.next().is_some() => report.warn(
+            "gateways have a zone and the agent has none: all count the same; set `zone` or --zone",
+        ),
+        _ => {}
+    }
 }
 
 fn report_capture(report: &mut Report, capture: &CaptureConfig) {

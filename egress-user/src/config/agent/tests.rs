@@ -21,7 +21,30 @@ capture: {cgroup: /sys/fs/cgroup/kubepods}
     assert_eq!(config.capture.other_ports, Fallback::Refuse);
     assert_eq!(config.capture.unregistered, Fallback::Refuse);
     assert_eq!(config.capture.ports, [443]);
-    assert_eq!(config.gateways[1].host, "gw.example.org");
+    assert_eq!(config.gateways[1].endpoint.host, "gw.example.org");
+}
+
+#[test]
+fn gateways_may_say_where_they_are() {
+    let text = |gateways: &str| {
+        format!(
+            "policy: p.yaml\ntls: {{certificate: a.pem, key: k.pem, bundle: ca.pem}}\n\
+             capture: {{cgroup: /c}}\nzone: eu-1a\ngateways: [{gateways}]\n"
+        )
+    };
+    let config = load(&text("{address: \"gw:1\", zone: eu-1a}, \"gw:2\"")).unwrap();
+    assert_eq!(config.zone.as_deref(), Some("eu-1a"));
+    let shown: Vec<String> = config.gateways.iter().map(Zoned::to_string).collect();
+    assert_eq!(shown, ["gw:1 in zone eu-1a", "gw:2"]);
+    for (wrong, sentence) in [
+        ("{zone: a}", ":5:12: `address` is missing"),
+        ("{address: gw}", "is not HOST:PORT"),
+        ("{address: \"gw:1\", zone: \"\"}", "`zone` is empty"),
+        ("{address: \"gw:1\", zon: a}", "did you mean `zone`"),
+    ] {
+        let mistakes = load(&text(wrong)).unwrap_err().to_string();
+        assert!(mistakes.contains(sentence), "{mistakes}");
+    }
 }
 
 #[test]

@@ -6,9 +6,16 @@ fn gateway(number: usize) -> GatewayAddr {
     GatewayAddr::new(format!("192.0.2.{number}:8443").parse().unwrap())
 }
 
+/// The first so many, all of the own zone.
+fn first(count: usize) -> Vec<(GatewayAddr, Zone)> {
+    (0..count)
+        .map(|number| (gateway(number), Zone::Own))
+        .collect()
+}
+
 fn balancer(count: usize) -> Balancer {
     let mut balancer = Balancer::default();
-    balancer.list(&(0..count).map(gateway).collect::<Vec<_>>());
+    balancer.list(&first(count));
     balancer
 }
 
@@ -153,12 +160,82 @@ fn the_last_resort_is_what_is_left() {
     assert_eq!(order, [gateway(2), gateway(1), gateway(0)]);
 }
 
+/// Two of the own zone and one of another.
+fn zoned() -> Balancer {
+    let mut balancer = Balancer::default();
+    let mut list = first(2);
+    list.push((gateway(2), Zone::Other));
+    balancer.list(&list);
+    balancer
+}
+
+#[test]
+fn the_own_zone_is_not_left_for_having_more_to_do() {
+    let mut balancer = zoned();
+    for number in 0..100 {
+        let chosen = balancer.choose(
+            at(0),
+            &Tried::default(),
+            |addr| addr == gateway(2),
+            |below| number % below,
+        );
+        assert_ne!(chosen, Some(gateway(2)), "not for a warm tunnel either");
+        balancer.lend(chosen.unwrap(), at(0));
+    }
+}
+
+#[test]
+fn another_zone_serves_when_none_of_the_own_can() {
+    let out: [fn(&mut Balancer, GatewayAddr); 3] = [
+        |balancer, gateway| eject(balancer, gateway, at(0)),
+        |balancer, gateway| balancer.drains(gateway, at(0)),
+        |balancer, gateway| balancer.busy(gateway, at(0)),
+    ];
+    for out in out {
+        let mut balancer = zoned();
+        let tried = Tried::default();
+        out(&mut balancer, gateway(0));
+        assert_eq!(choice(&balancer, at(0), &tried), Some(gateway(1)));
+        out(&mut balancer, gateway(1));
+        assert_eq!(choice(&balancer, at(0), &tried), Some(gateway(2)));
+        balancer.worked(gateway(0), true);
+        assert_eq!(choice(&balancer, at(0), &tried), Some(gateway(0)));
+        // When all are out, the own ones come first again.
+        for number in 0..3 {
+            out(&mut balancer, gateway(number));
+        }
+        assert_ne!(choice(&balancer, at(0), &tried), Some(gateway(2)));
+    }
+}
+
+#[test]
+fn one_connection_goes_through_the_own_zone_first() {
+    let balancer = zoned();
+    let mut tried = Tried::default();
+    tried.exclude(gateway(0));
+    assert_eq!(choice(&balancer, at(0), &tried), Some(gateway(1)));
+    // One whose warm tunnel was silent may be gone.
+    tried.silent(gateway(1));
+    assert_eq!(choice(&balancer, at(0), &tried), Some(gateway(2)));
+    tried.exclude(gateway(2));
+    assert_eq!(choice(&balancer, at(0), &tried), Some(gateway(1)));
+}
+
+#[test]
+fn a_gateway_may_be_said_to_be_elsewhere() {
+    let mut balancer = zoned();
+    balancer.list(&[(gateway(0), Zone::Other), (gateway(2), Zone::Own)]);
+    assert_eq!(balancer.zone(gateway(0)), Some(Zone::Other));
+    let tried = Tried::default();
+    assert_eq!(choice(&balancer, at(0), &tried), Some(gateway(2)));
+}
+
 #[test]
 fn names_that_lead_elsewhere() {
     let mut balancer = balancer(2);
     eject(&mut balancer, gateway(0), at(0));
     balancer.lend(gateway(1), at(0));
-    balancer.list(&[gateway(0), gateway(2)]);
+    balancer.list(&[(gateway(0), Zone::Own), (gateway(2), Zone::Own)]);
     assert_eq!(balancer.census(at(0)).ejected, 1, "what is known is kept");
     assert_eq!(
         balancer.room(gateway(1), 0, at(0)),
@@ -251,7 +328,7 @@ proptest! {
                 Event::Busy(number) => balancer.busy(gateway(number), now),
                 Event::Lists(count) => {
                     listed = count;
-                    balancer.list(&(0..count).map(gateway).collect::<Vec<_>>());
+                    balancer.list(&first(count));
                 }
                 Event::Passes(seconds) => now += at(seconds),
             }
