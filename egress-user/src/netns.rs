@@ -204,6 +204,20 @@ fn mounted(line: &str) -> Option<PathBuf> {
     root.starts_with("net:[").then(|| PathBuf::from(point))
 }
 
+/// How many sockets of processes there are in the calling thread's network namespace, whoever holds
+/// them and wherever that process is now.
+///
+/// # Errors
+/// Fails when proc(5)'s `net/sockstat` cannot be read.
+pub fn sockets_of_current() -> io::Result<usize> {
+    let text = fs::read_to_string("/proc/thread-self/net/sockstat")?;
+    let count = text
+        .lines()
+        .find_map(|line| line.strip_prefix("sockets: used "))
+        .and_then(|count| count.parse().ok());
+    count.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "sockstat has no sockets"))
+}
+
 /// The agent's listeners in one network namespace. They stay there, whichever thread accepts.
 #[derive(Debug)]
 pub struct Listeners {
@@ -269,6 +283,20 @@ mod tests {
         let elsewhere = thread::spawn(cookie_of_current).join().unwrap().unwrap();
         assert_eq!(here, elsewhere);
         assert_ne!(here.get(), 0);
+    }
+
+    #[test]
+    fn sockets_are_counted() {
+        let before = sockets_of_current().unwrap();
+        let many: Vec<_> = (0..300)
+            .map(|_| UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap())
+            .collect();
+        // Other tests have sockets too, but not so many.
+        assert!(
+            sockets_of_current().unwrap() > before.max(100),
+            "{}",
+            many.len()
+        );
     }
 
     #[test]

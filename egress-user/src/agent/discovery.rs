@@ -68,6 +68,8 @@ pub struct Discovery {
     failed: HashSet<u64>,
     /// Namespaces that the last complete walk did not find.
     missed: HashSet<u64>,
+    /// Everything is looked at, threads included.
+    walking: bool,
     /// Something could not be read in the walk under way.
     incomplete: bool,
     /// That the last walk was incomplete was said.
@@ -95,6 +97,7 @@ impl Discovery {
             due: Vec::new(),
             failed: HashSet::new(),
             missed: HashSet::new(),
+            walking: false,
             incomplete: false,
             blind: false,
         };
@@ -184,14 +187,17 @@ impl Discovery {
     }
 
     /// Looks at everything, and releases the namespaces that are gone: those that two walks in a
-    /// row did not find, both of which could read everything. What cannot be seen may well be there.
+    /// row did not find, both of which could read everything, and in which nobody has a socket. What
+    /// cannot be seen may well be there.
     fn walk(&mut self) {
         self.incomplete = false;
+        self.walking = true;
         let mut alive = HashSet::new();
         let targets = self.targets.namespaces.iter().chain(&self.targets.cgroups);
         for path in targets.cloned().collect::<Vec<_>>() {
             self.look_at(&path, &mut alive);
         }
+        self.walking = false;
         if self.incomplete {
             if !std::mem::replace(&mut self.blind, true) {
                 tracing::warn!(
@@ -204,12 +210,22 @@ impl Discovery {
         self.failed.retain(|inode| alive.contains(inode));
         let served = self.scopes.inodes().into_iter();
         let missed: HashSet<u64> = served.filter(|inode| !alive.contains(inode)).collect();
-        for inode in missed.intersection(&self.missed) {
-            if let Err(error) = self.scopes.remove(*inode) {
-                tracing::warn!(%error, "a network namespace that is gone cannot be released");
-            }
+        let before = std::mem::replace(&mut self.missed, missed);
+        let gone: Vec<u64> = before.intersection(&self.missed).copied().collect();
+        for inode in gone {
+            self.release(inode);
         }
-        self.missed = missed;
+    }
+
+    fn release(&mut self, inode: u64) {
+        let released = match self.scopes.has_sockets(inode) {
+            Ok(true) => return,
+            Ok(false) => self.scopes.remove(inode).map_err(anyhow::Error::new),
+            Err(error) => Err(anyhow::Error::new(error)),
+        };
+        if let Err(error) = released {
+            tracing::warn!("a network namespace that is gone stays captured: {error:#}");
+        }
     }
 
     /// What was read, unless it is gone. Anything else that went wrong leaves the walk incomplete.
@@ -256,12 +272,25 @@ impl Discovery {
         self.watch(&path.join("cgroup.events"), path, WatchFlags::MODIFY);
         let procs = self.seen(fs::read_to_string(path.join("cgroup.procs")));
         let procs = procs.unwrap_or_default();
-        for pid in procs.lines().filter(|pid| *pid != "0") {
-            self.capture(&Path::new("/proc").join(pid).join("ns/net"), alive);
+        for pid in procs.lines() {
+            // A process that this process cannot see is in another tree of process ids.
+            self.incomplete |= pid == "0";
+            self.process(&Path::new("/proc").join(pid), alive);
         }
         for entry in self.entries(path) {
             if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
                 self.cgroup(&entry.path(), alive);
+            }
+        }
+    }
+
+    /// Captures the namespace of a process. Its threads may be in others, or go on without the first
+    /// of them; that takes a thorough look.
+    fn process(&mut self, process: &Path, alive: &mut HashSet<u64>) {
+        self.capture(&process.join("ns/net"), alive);
+        if self.walking {
+            for thread in self.entries(&process.join("task")) {
+                self.capture(&thread.path().join("ns/net"), alive);
             }
         }
     }

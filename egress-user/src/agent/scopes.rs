@@ -13,7 +13,7 @@ use super::existing::{self, Existing};
 use super::handover::Inherited;
 use super::listener::{self, BoundScope};
 use super::{Agent, Serving};
-use crate::netns::{Netns, NetnsCookie, NetnsError, cookie_of_current};
+use crate::netns::{Netns, NetnsCookie, NetnsError, cookie_of_current, sockets_of_current};
 use crate::record::ConnectedBefore;
 
 /// How every namespace is captured.
@@ -78,6 +78,8 @@ pub struct Scopes {
 struct Served {
     cookie: NetnsCookie,
     netns: Netns,
+    /// How many sockets in it are the agent's for as long as it is served.
+    listeners: usize,
     _serving: Serving,
     /// Why it has no guard on its devices was said.
     unguarded: bool,
@@ -161,6 +163,7 @@ impl Scopes {
         let served = Served {
             cookie,
             netns,
+            listeners: 1 + usize::from(scope.listen_v6.is_some()),
             _serving: serving,
             unguarded: false,
         };
@@ -271,6 +274,28 @@ impl Scopes {
         Ok(())
     }
 
+    /// Whether somebody has sockets in a namespace, other than the agent its listeners. Processes can
+    /// leave a namespace and keep their sockets, which still connect from there.
+    ///
+    /// It blocks for the time of a thread's life; not to be called on a worker.
+    ///
+    /// # Errors
+    /// When that cannot be found out.
+    pub fn has_sockets(&self, inode: u64) -> Result<bool, ScopeError> {
+        let Some(served) = self.serving.get(&inode) else {
+            return Ok(false);
+        };
+        let failed = |source| ScopeError::Listen {
+            path: served.netns.path().to_owned(),
+            source,
+        };
+        let count = served
+            .netns
+            .on_thread(sockets_of_current)?
+            .map_err(failed)?;
+        Ok(count > served.listeners)
+    }
+
     /// Ends the capture of a namespace: it is unregistered from now on, and its
     /// listeners, which had kept it alive, are closed.
     ///
@@ -280,7 +305,7 @@ impl Scopes {
         if let Some(served) = self.serving.get(&inode) {
             self.kernel().remove_scope(served.cookie)?;
             self.serving.remove(&inode);
-            tracing::debug!(inode, "released a network namespace");
+            tracing::info!(remaining = self.len(), "released a network namespace");
         }
         Ok(())
     }

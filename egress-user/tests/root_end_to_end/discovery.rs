@@ -3,7 +3,7 @@
 use std::process::Command;
 
 use egress_lab::{Namespace, Process, tools, wait};
-use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
+use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, prlimit};
 
 use super::clients::run;
 use super::world::{EN, IBM, Wish, World};
@@ -92,6 +92,93 @@ fn what_cannot_be_looked_for_stays_captured() {
     let answer = fetch();
     assert!(answer.success, "{answer:#?}");
 }
+
+/// Connects once it is told to, from a namespace in which its first thread is not any more: that one
+/// has ended, or has left for another and kept a socket.
+const LEFT: &str = r#"
+import ctypes, os, platform, socket, sys, threading
+how, address = sys.argv[1:]
+libc = ctypes.CDLL(None, use_errno=True)
+def connect(kept):
+    sys.stdin.readline()
+    try:
+        kept = kept or socket.socket()
+        kept.settimeout(10)
+        kept.connect((address, 443))
+        print("connected", flush=True)
+    except OSError as error:
+        print("failed", error, flush=True)
+    os._exit(0)
+print("begun", flush=True)
+sys.stdin.readline()
+if how == "thread":
+    threading.Thread(target=connect, args=(None,)).start()
+    print("left", flush=True)
+    libc.syscall({"x86_64": 60, "aarch64": 93}[platform.machine()], 0)
+kept = socket.socket()
+assert libc.unshare(0x40000000) == 0, ctypes.get_errno()
+print("left", flush=True)
+connect(kept)
+"#;
+
+/// Where unregistered namespaces pass, a namespace that is released too early is free. Nothing but
+/// loopback is in these, so that only a captured connection gets anywhere.
+#[test]
+fn nobody_leaves_a_namespace_to_be_released_from_capture() {
+    let world = World::with(&Wish {
+        capture: &["discover: [CGROUP]", "unregistered: pass"],
+        ..Wish::default()
+    });
+    let start = |how: &str| {
+        let namespace = Namespace::new().unwrap();
+        let mut python = tools::locate("python3").unwrap().command();
+        world.cgroup.enter(&mut python).unwrap();
+        namespace.enter(&mut python).unwrap();
+        python.args(["-c", LEFT, how, &EN.v4.to_string()]);
+        let process = Process::start_with_input(python, how, world.lab.directory());
+        (process.unwrap(), namespace)
+    };
+    let released = || {
+        world
+            .deployment
+            .agent
+            .output()
+            .matches("released a network namespace")
+            .count()
+    };
+    let mut processes = ["thread", "socket", "ends"].map(start);
+    for (process, namespace) in &mut processes {
+        process.says("begun").unwrap();
+        wait::until("the namespace is captured", || {
+            let mut python = tools::locate("python3").unwrap().command();
+            world.cgroup.enter(&mut python).unwrap();
+            namespace.enter(&mut python).unwrap();
+            run(python.args(["-c", CONNECT, &EN.v4.to_string()]))
+                .success
+                .then_some(())
+        })
+        .unwrap();
+    }
+    let [(thread, _), (socket, _), (ends, _)] = &mut processes;
+    for process in [&mut *thread, &mut *socket] {
+        process.input(b"\n").unwrap();
+        process.says("left").unwrap();
+    }
+    ends.signal(Signal::KILL).unwrap();
+    // The third is found to be gone, and whoever was missed as long would be too.
+    wait::until("a namespace is released", || (released() > 0).then_some(())).unwrap();
+    for process in [&mut *thread, &mut *socket] {
+        process.input(b"\n").unwrap();
+        process.says("connected").unwrap();
+    }
+    assert_eq!(released(), 1);
+}
+
+/// Succeeds when the address can be connected to.
+const CONNECT: &str = "
+import socket, sys
+socket.create_connection((sys.argv[1], 443)).close()
+";
 
 #[test]
 fn what_is_discovered_is_judged_like_the_rest() {
