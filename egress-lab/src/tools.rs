@@ -36,6 +36,7 @@ const PEERS: &[Peer] = &[
         ..peer("nginx", &["nginx", "libnginx-mod-stream"])
     },
     peer("openssl", &["openssl"]),
+    peer("strace", &["strace"]),
     peer("stunnel4", &["stunnel4"]),
     peer("tc", &["iproute2"]),
     peer("tcpdump", &["tcpdump"]),

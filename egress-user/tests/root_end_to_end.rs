@@ -30,6 +30,8 @@ mod crowd;
 mod discovery;
 #[path = "root_end_to_end/drain.rs"]
 mod drain;
+#[path = "root_end_to_end/dying.rs"]
+mod dying;
 #[path = "root_end_to_end/existing.rs"]
 mod existing;
 #[path = "root_end_to_end/flights.rs"]

@@ -315,11 +315,33 @@ impl Capture {
     /// Fails when `dir` is not on a bpf file system or the kernel refuses. This process's programs
     /// are detached then; earlier pins that were not replaced yet stay.
     pub fn pin(&mut self, dir: &Path) -> Result<(), CaptureError> {
+        self.pin_links(dir)?;
+        self.guards.pin(dir)
+    }
+
+    /// Attaches the programs again and [pins](Self::pin) them in `dir`: a successor may have
+    /// replaced the pins, and with them ended what this process had attached, before it failed.
+    /// The guards follow when [their turn](Self::guard_interfaces) comes again; until then those of
+    /// the successor hold, which drop what these would.
+    ///
+    /// # Errors
+    /// As [`attach`](Self::attach) and [`pin`](Self::pin).
+    pub fn reclaim(&mut self, dir: &Path) -> Result<(), CaptureError> {
+        for (path, directory) in &self.cgroups {
+            self.links
+                .extend(programs::attach(&self.ebpf, directory, path)?);
+        }
+        self.pin_links(dir)?;
+        self.guards.begin_anew();
+        Ok(())
+    }
+
+    fn pin_links(&mut self, dir: &Path) -> Result<(), CaptureError> {
         // Only the pins hold the links from now on, so that a successor that replaces them ends
         // them, while this process goes on serving what it has accepted.
         let memories = memory::descriptors(&self.ebpf)?;
         drop(pins::replace(dir, &memories, mem::take(&mut self.links))?);
-        self.guards.pin(dir)
+        Ok(())
     }
 }
 

@@ -3,7 +3,8 @@
 //! The successor connects to a Unix socket in a folder of root's. The predecessor stops accepting,
 //! and passes its listeners and the map of flow records; what connects meanwhile waits in the
 //! listeners' queues. Once the successor's programs are attached it says so, and the predecessor
-//! drains and ends. If the successor dies before, the predecessor goes on accepting.
+//! drains and ends. If the successor dies before, the predecessor goes on accepting, and puts its
+//! programs back in place.
 
 use std::collections::HashMap;
 use std::fs;
@@ -175,28 +176,35 @@ impl Offer {
     }
 
     /// Waits on a thread of its own until a successor serves what `agent` served. A successor that
-    /// fails is logged, and the next one is waited for.
+    /// fails is logged, `reclaim` undoes what it did to the kernel, and the next one is waited for.
     ///
     /// # Errors
     /// When no thread can be started.
-    pub fn start(self, agent: Listening) -> io::Result<Succeeded> {
+    pub fn start(
+        self,
+        agent: Listening,
+        reclaim: impl Fn() + Send + 'static,
+    ) -> io::Result<Succeeded> {
         let (sender, seen) = watch::channel(false);
         thread::Builder::new()
             .name("handover".to_owned())
             .spawn(move || {
-                self.wait(&agent);
+                self.wait(&agent, reclaim);
                 sender.send_replace(true);
             })?;
         Ok(Succeeded(Some(seen)))
     }
 
-    fn wait(&self, agent: &Listening) {
+    fn wait(&self, agent: &Listening, reclaim: impl Fn()) {
         loop {
             let successor = self.accept();
             match self.give(agent, &successor) {
                 Ok(()) => return,
                 Err(error) => {
                     agent.go_on();
+                    if matches!(error, HandoverError::Socket { .. }) {
+                        reclaim();
+                    }
                     tracing::warn!("{:#}", anyhow::Error::new(error));
                 }
             }

@@ -350,7 +350,7 @@ async fn serve(config: AgentConfig, loaded: Loaded, verbose: bool) -> anyhow::Re
             tracing::warn!(%error, "the agent before has gone by itself");
         }
     }
-    let succeeded = upgrade::offer(&config.capture, &agent)?;
+    let succeeded = upgrade::offer(&config.capture, &agent, capture.clone())?;
     let following = draining.clone();
     let discovering = std::thread::Builder::new()
         .name("discovery".to_owned())

@@ -105,6 +105,12 @@ impl Guards {
         Ok(())
     }
 
+    /// Has every device guarded again, in place of whatever guards it now. What is pinned stays
+    /// until then.
+    pub(super) fn begin_anew(&mut self) {
+        self.guarded.clear();
+    }
+
     fn guard_one(
         &mut self,
         ebpf: &mut Ebpf,

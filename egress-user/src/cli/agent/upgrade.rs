@@ -1,13 +1,14 @@
 //! One agent after the other, without a refused connection.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context;
 
 use crate::admin::{Admin, Readiness};
 use crate::agent::Agent;
+use crate::agent::capture::Capture;
 use crate::agent::handover::{HandoverError, Inherited, Offer, Succeeded};
 use crate::config::agent::CaptureConfig;
 use crate::record::Metrics;
@@ -33,13 +34,27 @@ pub(super) async fn inherit(config: &CaptureConfig) -> anyhow::Result<Option<Inh
 }
 
 /// Waits for the next agent from now on.
-pub(super) fn offer(config: &CaptureConfig, agent: &Agent) -> anyhow::Result<Succeeded> {
-    match &config.handover {
-        Some(path) => Offer::bind(path)?
-            .start(agent.listening())
-            .context("cannot start a thread"),
-        None => Ok(Succeeded::never()),
-    }
+pub(super) fn offer(
+    config: &CaptureConfig,
+    agent: &Agent,
+    capture: Arc<Mutex<Capture>>,
+) -> anyhow::Result<Succeeded> {
+    let (Some(path), Some(pins)) = (&config.handover, config.pin.clone()) else {
+        return Ok(Succeeded::never());
+    };
+    let reclaim = move || {
+        let mut capture = capture.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Err(error) = capture.reclaim(&pins) {
+            let error = anyhow::Error::new(error);
+            tracing::error!(
+                "the kernel programs cannot be put back in place, and captured connections are \
+                 refused; start the agent anew: {error:#}"
+            );
+        }
+    };
+    Offer::bind(path)?
+        .start(agent.listening(), reclaim)
+        .context("cannot start a thread")
 }
 
 /// Binds the admin address; where a predecessor is about to leave it, as soon as it has.

@@ -1,0 +1,291 @@
+//! Agents that die while they start, at one call to the kernel after the other, and clients that
+//! connect all the time.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::process::ExitStatusExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdout, Stdio};
+
+use egress_lab::{BpfFs, tools, wait};
+use rustix::process::Signal;
+
+use crate::clients::curl;
+use crate::world::{EN, IBM, Wish, World, egress};
+
+/// The system calls at which agents die, as strace knows them: those that load, attach and pin
+/// programs, and those by which pins take the place of others.
+const CALLS: [&str; 2] = ["bpf", "/^rename"];
+
+/// At how many of each an agent dies in one test.
+const DEATHS: usize = 8;
+
+/// 100 threads that connect again and again. For each line of standard input, once every client has
+/// had another answer (`answer`) or another end of whatever kind (`end`): what they have had since
+/// the line before, as JSON.
+const CLIENTS: &str = r#"
+import collections, errno, json, ssl, socket, sys, threading, time
+address, name = sys.argv[1:3]
+COUNT, lock, stop = 100, threading.Lock(), threading.Event()
+kinds, ends, answers = collections.Counter(), [0] * COUNT, [0] * COUNT
+context = ssl.create_default_context()
+
+def attempt():
+    try:
+        with socket.create_connection((address, 443), timeout=30) as plain:
+            context.wrap_socket(plain, server_hostname=name)
+        return "let through"
+    except ssl.SSLEOFError: return "lost"
+    except ssl.SSLError as error:
+        return "answer" if "ACCESS_DENIED" in str(error) else str(error)
+    except OSError as error:
+        return errno.errorcode.get(error.errno, repr(error))
+
+def client(number):
+    while not stop.is_set():
+        kind = attempt()
+        with lock:
+            kinds[kind] += 1
+            ends[number] += 1
+            answers[number] += kind == "answer"
+        if kind != "answer": time.sleep(0.01)
+
+threads = [threading.Thread(target=client, args=(number,)) for number in range(COUNT)]
+for thread in threads: thread.start()
+for line in sys.stdin:
+    counts = answers if line.strip() == "answer" else ends
+    with lock: before = list(counts)
+    patience = time.monotonic() + 60
+    while True:
+        with lock:
+            if time.monotonic() > patience: kinds["no " + line.strip()] += 1
+            if time.monotonic() > patience or all(now > then for now, then in zip(counts, before)):
+                print(json.dumps(kinds), flush=True)
+                kinds.clear()
+                break
+        time.sleep(0.01)
+stop.set()
+"#;
+
+/// A death at a system call.
+#[derive(Clone, Copy, Debug)]
+struct Death {
+    call: &'static str,
+    /// Counted from 1.
+    number: usize,
+}
+
+struct Clients {
+    process: Child,
+    lines: BufReader<ChildStdout>,
+}
+
+impl Clients {
+    fn start(world: &World) -> Clients {
+        let mut command = world.captured("python3");
+        command.args(["-c", CLIENTS, &IBM.v4.to_string(), IBM.name]);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut process = command.spawn().unwrap();
+        let lines = BufReader::new(process.stdout.take().unwrap());
+        Clients { process, lines }
+    }
+
+    /// Waits until every client has had another `kind` of end, and gives what they have had; fails
+    /// if there is anything among it but answers and these.
+    fn another(&mut self, kind: &str, others: &[&str]) {
+        let stdin = self.process.stdin.as_mut().unwrap();
+        writeln!(stdin, "{kind}").unwrap();
+        let mut line = String::new();
+        self.lines.read_line(&mut line).unwrap();
+        let kinds: BTreeMap<String, u64> = serde_json::from_str(&line).unwrap();
+        let strange = |kind: &&String| *kind != "answer" && !others.contains(&kind.as_str());
+        assert_eq!(kinds.keys().find(strange), None, "{kinds:?}");
+    }
+}
+
+impl Drop for Clients {
+    fn drop(&mut self) {
+        let _gone = self.process.kill();
+        let _reaped = self.process.wait();
+    }
+}
+
+/// A program that is the agent under strace, which is told `what` to do.
+fn traced(folder: &Path, what: &str) -> PathBuf {
+    let strace = tools::locate("strace").unwrap();
+    let library_path = strace.library_path.unwrap_or_default();
+    let path = folder.join("traced");
+    let script = format!(
+        "#!/bin/sh\n\
+         export LD_LIBRARY_PATH='{}'\n\
+         exec '{}' -D -f -qq -e signal=none -e trace=bpf,/^rename {what} '{}' \"$@\"\n",
+        library_path.display(),
+        strace.path.display(),
+        egress().display(),
+    );
+    fs::write(&path, script).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    path
+}
+
+/// Starts an agent, which is the world's from now on, and gives the [`CALLS`] that the thread which
+/// starts it makes until it is ready.
+fn calls(world: &mut World, folder: &Path) -> Vec<String> {
+    let calls = folder.join("calls");
+    let program = traced(folder, &format!("-s 64 -o '{}'", calls.display()));
+    let mut before = start(world, &program);
+    wait::until("the traced agent is ready", || {
+        let agent = &world.deployment.agent;
+        agent.output().contains("agent ready").then_some(())
+    })
+    .unwrap();
+    before.ended().unwrap();
+    let text = fs::read_to_string(&calls).unwrap();
+    let first = text.split_whitespace().next().unwrap();
+    let own = text.lines().filter(|line| line.starts_with(first));
+    own.map(str::to_owned).collect()
+}
+
+/// Some deaths at each of [`CALLS`], of those that an agent makes.
+fn deaths(calls: &[String]) -> Vec<Death> {
+    let of_each = |call: &'static str| {
+        let name = call.trim_start_matches("/^");
+        let count = calls.iter().filter(|line| line.contains(name)).count();
+        assert!(count > DEATHS, "{count} calls of {name}");
+        some_of(count).map(move |number| Death { call, number })
+    };
+    CALLS.into_iter().flat_map(of_each).collect()
+}
+
+/// Some of the numbers from 1 to `count`, half of them the last ones: there links are pinned.
+fn some_of(count: usize) -> impl Iterator<Item = usize> {
+    let half = DEATHS / 2;
+    let last = count - half + 1;
+    let spread = (0..half).map(move |step| 1 + step * (last - 1) / half);
+    spread.chain(last..=count)
+}
+
+/// Starts another agent, and gives the one before, which ends when that is dropped.
+fn start(world: &mut World, program: &Path) -> egress_lab::Process {
+    world.deployment.upgrade_agent(&world.lab, program).unwrap()
+}
+
+fn kill(agent: &mut egress_lab::Process) {
+    agent.signal(Signal::KILL).unwrap();
+    agent.ended().unwrap();
+}
+
+/// Starts an agent that dies.
+fn die(world: &mut World, folder: &Path, death: Death) -> egress_lab::Process {
+    let Death { call, number } = death;
+    let what = format!("-o /dev/null -e 'inject={call}:signal=SIGKILL:when={number}'");
+    let before = start(world, &traced(folder, &what));
+    let ended = world.deployment.agent.ended().unwrap();
+    let output = world.deployment.agent.output();
+    assert_eq!(ended.signal(), Some(libc::SIGKILL), "{death:?}: {output}");
+    before
+}
+
+#[test]
+fn nothing_opens_while_agents_die_one_after_the_other() {
+    let bpf_fs = BpfFs::mount().unwrap();
+    let pin = format!("pin: {}", bpf_fs.path().join("egress").display());
+    let folder = tempfile::tempdir().unwrap();
+    let mut world = World::with(&Wish {
+        capture: &[&pin],
+        ..Wish::default()
+    });
+    let mut clients = Clients::start(&world);
+    clients.another("answer", &[]);
+    kill(&mut world.deployment.agent);
+    let calls = calls(&mut world, folder.path());
+    kill(&mut world.deployment.agent);
+    let refusals = ["ECONNREFUSED", "EPERM", "ECONNRESET", "lost"];
+    clients.another("end", &refusals);
+    for death in deaths(&calls) {
+        die(&mut world, folder.path(), death);
+        clients.another("end", &refusals);
+    }
+    start(&mut world, egress());
+    clients.another("answer", &refusals);
+    clients.another("answer", &[]);
+    drop(clients);
+    curl(&world, EN.name, EN.v4.into()).assert_page_of(EN.name);
+    world.assert_nothing_arrived(IBM);
+    world.assert_application_sent_nothing_to(IBM);
+    world.finish();
+}
+
+/// A kernel that takes all programs but one: the agent says which and ends, and what an agent before
+/// it pinned goes on refusing.
+#[test]
+fn nothing_opens_when_a_program_cannot_be_loaded() {
+    let bpf_fs = BpfFs::mount().unwrap();
+    let pin = format!("pin: {}", bpf_fs.path().join("egress").display());
+    let folder = tempfile::tempdir().unwrap();
+    let mut world = World::with(&Wish {
+        capture: &[&pin],
+        ..Wish::default()
+    });
+    let mut clients = Clients::start(&world);
+    clients.another("answer", &[]);
+    kill(&mut world.deployment.agent);
+    let calls = calls(&mut world, folder.path());
+    kill(&mut world.deployment.agent);
+    let refusals = ["ECONNREFUSED", "EPERM", "ECONNRESET", "lost"];
+    clients.another("end", &refusals);
+
+    let calls: Vec<&String> = calls.iter().filter(|call| call.contains("bpf(")).collect();
+    let loads = |call: &&String| call.contains("prog_name=\"egress_connect4");
+    let number = 1 + calls.iter().position(loads).unwrap();
+    // And from there on: the first failure is asked about.
+    let what = format!("-o /dev/null -e inject=bpf:error=EACCES:when={number}+");
+    start(&mut world, &traced(folder.path(), &what));
+    let ended = world.deployment.agent.ended().unwrap();
+    let output = world.deployment.agent.output();
+    assert!(ended.code().is_some_and(|code| code != 0), "{output}");
+    let said: Vec<&str> = output
+        .lines()
+        .filter(|line| line.contains("egress_connect4"))
+        .collect();
+    assert_eq!(said.len(), 1, "{output}");
+    assert!(!output.contains("agent ready"), "{output}");
+    clients.another("end", &refusals);
+    start(&mut world, egress());
+    clients.another("answer", &refusals);
+    clients.another("answer", &[]);
+    drop(clients);
+    world.assert_nothing_arrived(IBM);
+    world.assert_application_sent_nothing_to(IBM);
+}
+
+#[test]
+fn a_successor_that_dies_leaves_the_agent_serving() {
+    let bpf_fs = BpfFs::mount().unwrap();
+    let pin = format!("pin: {}", bpf_fs.path().join("egress").display());
+    let folder = tempfile::tempdir().unwrap();
+    let handover = format!("handover: {}", folder.path().join("handover").display());
+    let mut world = World::with(&Wish {
+        capture: &[&pin, &handover],
+        ..Wish::default()
+    });
+    let mut clients = Clients::start(&world);
+    clients.another("answer", &[]);
+    let calls = calls(&mut world, folder.path());
+    clients.another("answer", &[]);
+    for death in deaths(&calls) {
+        let before = die(&mut world, folder.path(), death);
+        world.deployment.agent = before;
+        // What the successor had accepted dies with it, and until the other notices there may be
+        // refusals.
+        clients.another("answer", &["ECONNREFUSED", "ECONNRESET", "EPERM", "lost"]);
+        clients.another("answer", &["EPERM"]);
+        clients.another("answer", &[]);
+    }
+    drop(clients);
+    curl(&world, EN.name, EN.v4.into()).assert_page_of(EN.name);
+    world.assert_nothing_arrived(IBM);
+    world.assert_application_sent_nothing_to(IBM);
+}
