@@ -25,8 +25,15 @@ use usage::{Excess, Usage};
 /// of its last minute.
 const MAX_WORKLOADS: usize = 64 * 1024;
 
+/// How many of them may be those of one agent: it says itself who they are, and could make them up.
+const MAX_OF_AGENT: usize = MAX_WORKLOADS / 4;
+
 /// How often what is over is forgotten.
 const SWEEP: Duration = Duration::from_secs(60);
+
+/// How often that is done for want of room: a walk through a full table takes milliseconds, and
+/// whoever fills it would have one for each connection.
+const SWEEP_IN_NEED: Duration = Duration::from_secs(1);
 
 /// Agents that may connect.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -143,24 +150,70 @@ struct Tables {
 }
 
 impl Tables {
-    /// Forgets what is over: now and then, and when the table is full.
-    fn sweep(&mut self, now: Instant) {
+    /// Forgets what is over: now and then, and sooner when there is no room.
+    fn sweep(&mut self, now: Instant, in_need: bool) {
+        let after = if in_need { SWEEP_IN_NEED } else { SWEEP };
         let due = self
             .swept
-            .is_none_or(|swept| now.saturating_duration_since(swept) >= SWEEP);
-        if due || self.workloads.len() >= MAX_WORKLOADS {
-            self.swept = Some(now);
-            self.workloads.retain(|_, usage| !usage.is_over(now));
-            self.agents
-                .retain(|_, agent| agent.tunnels > 0 || !agent.usage.is_over(now));
+            .is_none_or(|swept| now.saturating_duration_since(swept) >= after);
+        if !due {
+            return;
         }
+        self.swept = Some(now);
+        let agents = &mut self.agents;
+        self.workloads.retain(|key, usage| {
+            let over = usage.is_over(now);
+            if over && let Some(agent) = agents.get_mut(&key.agent) {
+                agent.workloads = agent.workloads.saturating_sub(1);
+            }
+            !over
+        });
+        self.agents.retain(|_, agent| !agent.is_over(now));
+    }
+
+    /// Makes sure that the workload has a place in the table.
+    fn place(&mut self, key: &WorkloadKey, now: Instant) -> Result<(), Refusal> {
+        if self.workloads.contains_key(key) {
+            self.sweep(now, false);
+        } else {
+            let in_need = self.has_room(&key.agent).is_err();
+            self.sweep(now, in_need);
+        }
+        // What is there may have been swept.
+        if !self.workloads.contains_key(key) {
+            self.has_room(&key.agent)?;
+            self.workloads.insert(key.clone(), Usage::default());
+            let agent = self.agents.entry(key.agent.clone()).or_default();
+            agent.workloads += 1;
+        }
+        Ok(())
+    }
+
+    /// Whether there is room for one more workload of this agent.
+    fn has_room(&self, agent: &SpiffeId) -> Result<(), Refusal> {
+        let of_agent = self.agents.get(agent).map_or(0, |agent| agent.workloads);
+        if of_agent >= MAX_OF_AGENT {
+            return Err(Refusal::new(Class::Busy, "agent_workload_limit"));
+        }
+        if self.workloads.len() >= MAX_WORKLOADS {
+            return Err(Refusal::new(Class::Busy, "workload_table_full"));
+        }
+        Ok(())
     }
 }
 
 #[derive(Default)]
 struct AgentUse {
     tunnels: u32,
+    /// Its entries in the table of workloads.
+    workloads: usize,
     usage: Usage,
+}
+
+impl AgentUse {
+    fn is_over(&self, now: Instant) -> bool {
+        self.tunnels == 0 && self.workloads == 0 && self.usage.is_over(now)
+    }
 }
 
 /// What tells one workload from another.
@@ -238,10 +291,7 @@ impl TunnelPass {
         let (quotas, now) = (&self.agents.quotas, Instant::now());
         let mut tables = self.agents.lock();
         let tables = &mut *tables;
-        tables.sweep(now);
-        if tables.workloads.len() >= MAX_WORKLOADS && !tables.workloads.contains_key(&key) {
-            return Err(Refusal::new(Class::Busy, "workload_table_full"));
-        }
+        tables.place(&key, now)?;
         let agent = &mut tables.agents.entry(self.agent.clone()).or_default().usage;
         let workload = tables.workloads.entry(key.clone()).or_default();
         agent.check(&quotas.agent, now).map_err(of_agent)?;
@@ -257,7 +307,7 @@ impl Drop for TunnelPass {
         let mut tables = self.agents.lock();
         if let Some(agent) = tables.agents.get_mut(&self.agent) {
             agent.tunnels = agent.tunnels.saturating_sub(1);
-            if agent.tunnels == 0 && agent.usage.is_over(Instant::now()) {
+            if agent.is_over(Instant::now()) {
                 tables.agents.remove(&self.agent);
             }
         }
@@ -293,14 +343,17 @@ impl StreamPass<'_> {
 impl Drop for StreamPass<'_> {
     fn drop(&mut self) {
         let mut tables = self.tunnel.agents.lock();
-        if let Some(agent) = tables.agents.get_mut(&self.tunnel.agent) {
-            agent.usage.end();
-        }
+        let mut forgotten = false;
         if let Some(workload) = tables.workloads.get_mut(&self.key) {
             workload.end();
-            if workload.is_over(Instant::now()) {
-                tables.workloads.remove(&self.key);
-            }
+            forgotten = workload.is_over(Instant::now());
+        }
+        if forgotten {
+            tables.workloads.remove(&self.key);
+        }
+        if let Some(agent) = tables.agents.get_mut(&self.tunnel.agent) {
+            agent.usage.end();
+            agent.workloads = agent.workloads.saturating_sub(usize::from(forgotten));
         }
     }
 }

@@ -157,3 +157,43 @@ fn what_is_not_used_is_forgotten() {
     let tables = agents.lock();
     assert!(tables.agents.is_empty() && tables.workloads.is_empty());
 }
+
+/// T4: an agent that makes workloads up fills its own part of the table, and is the only one to
+/// notice. A name each keeps their entries for a minute.
+#[test]
+fn an_agent_that_makes_workloads_up_leaves_room_for_those_of_others() {
+    let agents = agents(Quotas::default());
+    let (rogue, other) = (id("/node/rogue"), id("/node/other"));
+    let rogue = agents.admit(&rogue).unwrap();
+    let open = |number: usize| {
+        let stream = rogue.stream(&pod("web", &number.to_string()))?;
+        stream.name(&name("a.example.org"))
+    };
+    for number in 0..MAX_OF_AGENT {
+        open(number).unwrap();
+    }
+    assert_eq!(reason(open(MAX_OF_AGENT)), "agent_workload_limit");
+    assert_eq!(agents.lock().workloads.len(), MAX_OF_AGENT);
+    // One that has an entry keeps it.
+    assert_eq!(reason(open(0)), "allowed");
+    let other = agents.admit(&other).unwrap();
+    assert_eq!(reason(other.stream(&pod("web", "a"))), "allowed");
+}
+
+#[test]
+fn a_table_without_room_is_swept_once_a_second() {
+    let mut tables = Tables::default();
+    let begin = Instant::now();
+    let key = |number: usize| WorkloadKey::of(&id("/node/a"), &pod("web", &number.to_string()));
+    for number in 0..MAX_OF_AGENT {
+        tables.place(&key(number), begin).unwrap();
+    }
+    // Each of them is over, as none was ever used; but they are looked through only so often.
+    let soon = begin + SWEEP_IN_NEED / 2;
+    let refused = tables.place(&key(MAX_OF_AGENT), soon);
+    assert_eq!(reason(refused), "agent_workload_limit");
+    let later = begin + SWEEP_IN_NEED;
+    assert_eq!(reason(tables.place(&key(MAX_OF_AGENT), later)), "allowed");
+    assert_eq!(tables.workloads.len(), 1);
+    assert_eq!(tables.agents.get(&id("/node/a")).unwrap().workloads, 1);
+}
