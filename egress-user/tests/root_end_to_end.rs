@@ -58,6 +58,8 @@ mod run;
 mod silent;
 #[path = "root_end_to_end/strangers.rs"]
 mod strangers;
+#[path = "root_end_to_end/tunnels.rs"]
+mod tunnels;
 #[path = "root_end_to_end/upgrade.rs"]
 mod upgrade;
 #[path = "root_end_to_end/upstream.rs"]
