@@ -144,7 +144,7 @@ async fn authenticate(
         return Err(Rejected::new("alpn_mismatch"));
     }
     let peer = handshake
-        .peer(session.peer_certificates().unwrap_or_default())
+        .peer(session)
         .map_err(|error| Rejected::new(error.reason()))?;
     let accepted = match raw {
         Some(access) => Accepted::Raw(stream, access),

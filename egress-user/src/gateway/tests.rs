@@ -3,8 +3,8 @@
 use std::net::Ipv4Addr;
 use std::time::SystemTime;
 
-use rustls::ClientConfig;
 use rustls::pki_types::{ServerName, UnixTime};
+use rustls::{ClientConfig, HandshakeKind};
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpSocket;
 use tokio_rustls::TlsConnector;
@@ -82,7 +82,16 @@ impl Scene {
     }
 
     fn agent(&self, name: &str) -> Arc<ClientConfig> {
-        let id = format!("spiffe://e.test/agent/{name}").parse().unwrap();
+        self.client(&format!("spiffe://e.test/agent/{name}"))
+    }
+
+    /// One that the rules do not know.
+    fn stranger(&self) -> Arc<ClientConfig> {
+        self.client("spiffe://e.test/stranger")
+    }
+
+    fn client(&self, id: &str) -> Arc<ClientConfig> {
+        let id = id.parse().unwrap();
         let pem = self.ca.issue(&id, self.validity).unwrap();
         let credentials = tls::Credentials::from_pem(&pem, UnixTime::now()).unwrap();
         let gateways = ["spiffe://e.test/gateway/*".parse().unwrap()];
@@ -162,6 +171,26 @@ async fn silent_tunnels_of_one_agent_leave_room_for_another() {
     }
     let (_tunnel, said) = scene.tunnel(&other, Ipv4Addr::new(127, 0, 0, 2)).await;
     assert_eq!(said, "ready");
+}
+
+/// The session of a tunnel serves the next one, and each is told READY.
+#[tokio::test]
+async fn a_second_tunnel_resumes_the_session_of_the_first() {
+    let scene = Scene::new(16, Quotas::default()).await;
+    let agent = scene.agent("a");
+    for expected in [HandshakeKind::Full, HandshakeKind::Resumed] {
+        let (mut tunnel, said) = scene.tunnel(&agent, Ipv4Addr::LOCALHOST).await;
+        assert_eq!(said, "ready");
+        let transport = tunnel.transport();
+        let (_, session) = transport.get_ref();
+        assert_eq!(session.handshake_kind(), Some(expected));
+    }
+    // Who is not taken is not taken by resuming either.
+    let stranger = scene.stranger();
+    for _ in 0..2 {
+        let (_, said) = scene.tunnel(&stranger, Ipv4Addr::LOCALHOST).await;
+        assert_eq!(said, "agent_not_allowed");
+    }
 }
 
 /// The agent opens a stream while DRAIN is on its way to it.

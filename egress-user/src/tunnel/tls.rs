@@ -1,10 +1,11 @@
 //! rustls configurations of both ends of a tunnel: TLS 1.3 only, both sides authenticated by SPIFFE
 //! certificates, ALPN `egress/1`.
 //!
-//! Sessions are not resumed. A resumed handshake takes the peer's certificate from the earlier one
-//! without looking at it again, so that an agent whose certificate has expired, or whose CA has left
-//! the bundle, would be let in for as long as its ticket lives. Tunnels are reused, so that a full
-//! handshake is rare.
+//! Sessions are resumed as long as neither side's certificates, bundle or revocation lists change: what
+//! can be resumed lies in the configuration that it was made with, at both ends, and goes with it. A
+//! resumed handshake takes the peer's certificate from the earlier one without looking at it, so that
+//! it is [judged again](Handshake::peer) afterwards. The gateway keeps the sessions and gives out their
+//! names, each good for one use; there is no early data.
 
 mod credentials;
 mod standing;
@@ -12,9 +13,10 @@ mod verifier;
 
 use std::sync::Arc;
 
-use rustls::client::Resumption;
+use rustls::client::{Resumption, Tls12Resumption};
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::CertificateDer;
+use rustls::server::ServerSessionMemoryCache;
 use rustls::sign::SingleCertAndKey;
 use rustls::version::TLS13;
 use rustls::{AlertDescription, CertificateError, ClientConfig, Error, ServerConfig};
@@ -31,6 +33,13 @@ pub use self::credentials::{
     CredentialsFaults, CredentialsWarning, Validity,
 };
 pub use self::standing::{Ended, Handshake, InUse, Peer, Renewer, in_use};
+
+/// Sessions that a gateway keeps, one or two kilobytes each; an older one makes room. Agents keep a few
+/// tunnels warm, and make others when they have more to carry than lately.
+const SESSIONS: usize = 4096;
+
+/// Gateways of which an agent keeps sessions, eight of each.
+const GATEWAYS: usize = 256;
 
 /// One end of a tunnel: the rustls configuration, and what judges the other end's certificates.
 #[derive(Debug)]
@@ -106,7 +115,8 @@ pub fn agent_end(
         .with_client_cert_resolver(Arc::new(SingleCertAndKey::from(credentials.key())));
     config.alpn_protocols = vec![ALPN.to_vec()];
     config.enable_sni = false;
-    config.resumption = Resumption::disabled();
+    config.resumption =
+        Resumption::in_memory_sessions(GATEWAYS).tls12_resumption(Tls12Resumption::Disabled);
     Ok(End {
         config: Arc::new(config),
         judge: verifier,
@@ -128,7 +138,8 @@ pub fn gateway_end(credentials: &Credentials) -> Result<GatewayEnd, ConfigError>
         .with_client_cert_verifier(verifier.clone())
         .with_cert_resolver(Arc::new(SingleCertAndKey::from(credentials.key())));
     config.alpn_protocols = vec![ALPN.to_vec()];
-    config.send_tls13_tickets = 0;
+    config.session_storage = ServerSessionMemoryCache::new(SESSIONS);
+    config.send_tls13_tickets = 1;
     Ok(End {
         config: Arc::new(config),
         judge: verifier,
@@ -264,6 +275,9 @@ pub enum PeerError {
         /// The own trust domain.
         expected: TrustDomain,
     },
+    /// The certificate that was good in an earlier handshake is so no more.
+    #[error("the peer's certificate of an earlier handshake is not taken any more: {0}")]
+    NoMore(&'static str),
     /// The certificate is good, but not that of a gateway to trust.
     #[error("peer {0} is not one of the configured gateways")]
     UnexpectedGateway(SpiffeId),
@@ -275,6 +289,7 @@ impl PeerError {
         match self {
             PeerError::NoCertificate => "no_peer_certificate",
             PeerError::Identity(_) => "peer_identity_invalid",
+            PeerError::NoMore(reason) => reason,
             PeerError::ForeignTrustDomain { .. } => "peer_foreign_trust_domain",
             PeerError::UnexpectedGateway(_) => "peer_unexpected_gateway",
         }

@@ -144,7 +144,7 @@ async fn connect(
         return Err(DialError::Protocol(gateway, protocol.clone()));
     }
     let peer = handshake
-        .peer(session.peer_certificates().unwrap_or_default())
+        .peer(session)
         .map_err(|error| DialError::Peer(gateway, error))?;
     Ok(Warm {
         tunnel: Tunnel::new(stream, Role::Agent),

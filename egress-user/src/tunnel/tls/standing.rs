@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::pki_types::{CertificateDer, UnixTime};
+use rustls::{CommonState, HandshakeKind};
 use tokio::sync::watch;
 
 use super::{End, PeerError, handshake_reason, peer_identity};
@@ -64,12 +65,27 @@ impl<C> Handshake<C> {
         self.end.config()
     }
 
-    /// Who the peer is, by the certificates that it showed in the handshake.
+    /// Who the peer is, by the certificates that it showed in the handshake. Where it showed them in an
+    /// earlier one, which was resumed, they are judged as if it did so now.
     ///
     /// # Errors
-    /// Those of [`peer_identity`].
-    pub fn peer(self, certificates: &[CertificateDer<'_>]) -> Result<Peer<C>, PeerError> {
+    /// Those of [`peer_identity`], and [`PeerError::NoMore`].
+    pub fn peer(self, session: &CommonState) -> Result<Peer<C>, PeerError> {
+        let certificates = session.peer_certificates().unwrap_or_default();
+        let resumed = session.handshake_kind() == Some(HandshakeKind::Resumed);
+        self.shown(certificates, resumed)
+    }
+
+    fn shown(
+        self,
+        certificates: &[CertificateDer<'_>],
+        resumed: bool,
+    ) -> Result<Peer<C>, PeerError> {
         let id = peer_identity(certificates)?;
+        if let (true, Some((leaf, intermediates))) = (resumed, certificates.split_first()) {
+            let judged = self.end.judge.judge(leaf, intermediates, UnixTime::now());
+            judged.map_err(|error| PeerError::NoMore(handshake_reason(&error)))?;
+        }
         let mut until = self.end.until;
         for der in certificates {
             until = until.min(Certificate::parse(der)?.not_after());

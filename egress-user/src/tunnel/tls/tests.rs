@@ -162,38 +162,6 @@ fn the_default_peers_are_those_of_the_own_trust_domain() {
     assert_eq!(agents.to_string(), "spiffe://e.test/agent/*");
 }
 
-/// Each end refuses to resume even where the other would.
-#[test]
-fn every_handshake_is_a_full_one() {
-    let (agent_pem, gateway_pem) = good();
-    let mut eager_agent = agent(&agent_pem);
-    eager_agent.resumption = Resumption::in_memory_sessions(8);
-    let mut eager_gateway = gateway(&gateway_pem);
-    eager_gateway.send_tls13_tickets = 2;
-
-    let both_ends = [
-        (
-            eager_agent.clone(),
-            gateway(&gateway_pem),
-            HandshakeKind::Full,
-        ),
-        (
-            agent(&agent_pem),
-            eager_gateway.clone(),
-            HandshakeKind::Full,
-        ),
-        // Shows that the others could have failed.
-        (eager_agent, eager_gateway, HandshakeKind::Resumed),
-    ];
-    for (agent, gateway, expected) in both_ends {
-        Pair::new(agent.clone(), gateway.clone()).pump().unwrap();
-        let mut second = Pair::new(agent, gateway);
-        second.pump().unwrap();
-        assert_eq!(second.agent.handshake_kind(), Some(expected));
-        assert_eq!(second.gateway.handshake_kind(), Some(expected));
-    }
-}
-
 #[test]
 fn the_largest_data_frame_is_one_record() {
     let (agent_pem, gateway_pem) = good();
@@ -510,3 +478,5 @@ fn a_forged_revocation_list_is_not_taken() {
     pem.crl = Some(list.signed_by(&real).unwrap().pem().unwrap());
     credentials(&pem);
 }
+
+mod resumption;

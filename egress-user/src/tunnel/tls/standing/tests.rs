@@ -52,7 +52,7 @@ impl Scene {
 
     fn peer(&self) -> Peer<ServerConfig> {
         let der = CertificateDer::from_pem_slice(self.agent.certificates.as_bytes()).unwrap();
-        self.in_use.now().peer(&[der]).unwrap()
+        self.in_use.now().shown(&[der], false).unwrap()
     }
 
     fn renew(&self, change: impl FnOnce(&mut CredentialPem)) {
@@ -109,7 +109,7 @@ async fn a_change_during_the_handshake_is_not_missed() {
     let handshake = scene.in_use.now();
     scene.revoke(&[&scene.agent.certificates]);
     let der = CertificateDer::from_pem_slice(scene.agent.certificates.as_bytes()).unwrap();
-    let mut peer = handshake.peer(&[der]).unwrap();
+    let mut peer = handshake.shown(&[der], false).unwrap();
     assert!(!peer.is_current());
     assert_eq!(peer.rejected().await, "peer_certificate_revoked");
 }
@@ -136,4 +136,23 @@ async fn a_valid_peer_stays_for_as_long_as_nobody_changes_anything() {
     drop(renewer);
     assert!(peer.is_current());
     assert!(is_pending(peer.ended()).await);
+}
+
+/// What was good in an earlier handshake is judged as it is now.
+#[test]
+fn a_resumed_peer_is_judged_again() {
+    let resumed = |scene: &Scene| {
+        let der = CertificateDer::from_pem_slice(scene.agent.certificates.as_bytes()).unwrap();
+        let peer = scene.in_use.now().shown(&[der], true);
+        peer.map(|peer| peer.id().to_string())
+            .map_err(|error| error.reason())
+    };
+    let scene = Scene::new(today());
+    assert_eq!(resumed(&scene), Ok("spiffe://e.test/agent/a".to_owned()));
+    scene.revoke(&[&scene.agent.certificates]);
+    assert_eq!(resumed(&scene), Err("peer_certificate_revoked"));
+    scene.renew(|pem| pem.trust_bundle = ca().certificate_pem());
+    assert_eq!(resumed(&scene), Err("peer_certificate_unknown_issuer"));
+    let expired = Scene::new(validity(SystemTime::now() - 2 * DAY, DAY));
+    assert_eq!(resumed(&expired), Err("peer_certificate_expired"));
 }
