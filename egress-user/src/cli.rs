@@ -8,6 +8,7 @@ mod pki;
 mod policy;
 mod run;
 mod selftest;
+mod service;
 
 use std::fmt::Display;
 use std::io::{self, IsTerminal, Write};

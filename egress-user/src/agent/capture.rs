@@ -4,6 +4,7 @@
 //! Everything dies with the process, also when it is killed, unless it was [pinned](Capture::pin)
 //! or attached [to stay](Capture::attach_to_stay).
 
+mod cgroups;
 mod counters;
 mod error;
 mod events;
@@ -16,7 +17,6 @@ mod memory;
 mod pins;
 mod programs;
 
-use std::fs::File;
 use std::io;
 use std::mem;
 use std::net::IpAddr;
@@ -39,6 +39,7 @@ pub use events::{EventStream, Events, KernelEvent};
 pub use flows::{FlowRecord, Flows};
 pub use pins::cleanup;
 
+use cgroups::Captured;
 use guard::Guards;
 use heartbeat::Heartbeat;
 use link::Link;
@@ -92,8 +93,9 @@ pub struct Capture {
     ebpf: Ebpf,
     /// Each with the name of its pin.
     links: Vec<(String, Link)>,
-    /// The cgroups that the programs were attached to.
-    cgroups: Vec<(PathBuf, File)>,
+    cgroups: Vec<Captured>,
+    /// Where the links are pinned, if they are.
+    pinned: Option<PathBuf>,
     scopes: HashMap<MapData, u64, ScopeConfig>,
     prefixes: LpmTrie<MapData, Addr, PrefixRule>,
     flows: Flows,
@@ -134,54 +136,9 @@ impl Capture {
             heartbeat: Heartbeat::new(take(&mut ebpf, maps::SETTINGS)?, settings, limit),
             links: Vec::new(),
             cgroups: Vec::new(),
+            pinned: None,
             ebpf,
         })
-    }
-
-    /// Attaches every program to the cgroup whose directory is `cgroup`: sockets made in it and
-    /// below it are judged from now on.
-    ///
-    /// # Errors
-    /// Fails when `cgroup` is not a cgroup v2 directory, or the kernel refuses; nothing is
-    /// attached then.
-    pub fn attach(&mut self, cgroup: &Path) -> Result<(), CaptureError> {
-        let directory = open_cgroup(cgroup)?;
-        let links = programs::attach(&self.ebpf, &directory, cgroup)?;
-        self.links.extend(links);
-        self.cgroups.push((cgroup.to_owned(), directory));
-        Ok(())
-    }
-
-    /// What keeps connections from being captured, by the kernel's word, not by what was done once;
-    /// empty when nothing does.
-    pub fn faults(&self) -> Vec<String> {
-        let mut faults = Vec::new();
-        for (path, directory) in &self.cgroups {
-            let path = path.display();
-            let missing = programs::missing(&self.ebpf, directory).into_iter();
-            faults.extend(
-                missing.map(|name| format!("the kernel program {name} is not attached to {path}")),
-            );
-        }
-        if self.cgroups.is_empty() {
-            faults.push("no kernel program is attached".to_owned());
-        }
-        if self.heartbeat.is_stale() {
-            faults.push("the kernel has not heard of the agent for too long".to_owned());
-        }
-        faults
-    }
-
-    /// As [`attach`](Self::attach), for as long as the cgroup is there, whoever ends before:
-    /// removing the cgroup is the only way back.
-    ///
-    /// # Errors
-    /// As there, but what was attached before the failure stays.
-    pub fn attach_to_stay(&mut self, cgroup: &Path) -> Result<(), CaptureError> {
-        let directory = open_cgroup(cgroup)?;
-        programs::attach_to_stay(&self.ebpf, &directory, cgroup)?;
-        self.cgroups.push((cgroup.to_owned(), directory));
-        Ok(())
     }
 
     /// Captures a network namespace, or changes how it is captured.
@@ -319,28 +276,12 @@ impl Capture {
         self.guards.pin(dir)
     }
 
-    /// Attaches the programs again and [pins](Self::pin) them in `dir`: a successor may have
-    /// replaced the pins, and with them ended what this process had attached, before it failed.
-    /// The guards follow when [their turn](Self::guard_interfaces) comes again; until then those of
-    /// the successor hold, which drop what these would.
-    ///
-    /// # Errors
-    /// As [`attach`](Self::attach) and [`pin`](Self::pin).
-    pub fn reclaim(&mut self, dir: &Path) -> Result<(), CaptureError> {
-        for (path, directory) in &self.cgroups {
-            self.links
-                .extend(programs::attach(&self.ebpf, directory, path)?);
-        }
-        self.pin_links(dir)?;
-        self.guards.begin_anew();
-        Ok(())
-    }
-
     fn pin_links(&mut self, dir: &Path) -> Result<(), CaptureError> {
         // Only the pins hold the links from now on, so that a successor that replaces them ends
         // them, while this process goes on serving what it has accepted.
         let memories = memory::descriptors(&self.ebpf)?;
         drop(pins::replace(dir, &memories, mem::take(&mut self.links))?);
+        self.pinned = Some(dir.to_owned());
         Ok(())
     }
 }
@@ -380,19 +321,6 @@ fn write_settings(ebpf: &mut Ebpf, settings: Settings) -> Result<(), CaptureErro
     let mut map: Array<_, Settings> = map.try_into().map_err(|_| missing)?;
     map.set(0, settings, 0)
         .map_err(error::write(maps::SETTINGS))
-}
-
-fn open_cgroup(path: &Path) -> Result<File, CaptureError> {
-    let file = File::open(path).map_err(|source| CaptureError::OpenCgroup {
-        path: path.to_owned(),
-        source,
-    })?;
-    match rustix::fs::fstatfs(&file) {
-        Ok(stat) if stat.f_type == libc::CGROUP2_SUPER_MAGIC => Ok(file),
-        _ => Err(CaptureError::NotCgroup2 {
-            path: path.to_owned(),
-        }),
-    }
 }
 
 fn take_map(ebpf: &mut Ebpf, name: &'static str) -> Result<aya::maps::Map, CaptureError> {

@@ -74,6 +74,8 @@ pub struct Discovery {
     incomplete: bool,
     /// That the last walk was incomplete was said.
     blind: bool,
+    /// That a cgroup cannot be captured again was said.
+    unfollowed: bool,
 }
 
 /// A directory or event file that is watched, and the target that it speaks of.
@@ -100,7 +102,9 @@ impl Discovery {
             walking: false,
             incomplete: false,
             blind: false,
+            unfollowed: false,
         };
+        discovery.watch_captured();
         discovery.walk();
         Ok(discovery)
     }
@@ -134,10 +138,32 @@ impl Discovery {
             let until = due.map_or(next_walk, |due| due.min(next_walk));
             self.wait(until.saturating_duration_since(now).min(TICK));
             self.take_events();
+            self.follow_cgroups();
             self.look_again();
             if Instant::now() >= next_walk {
                 self.walk();
                 next_walk = Instant::now() + WALK;
+            }
+        }
+    }
+
+    /// Has a captured cgroup that is made anew captured as well, as soon as it is there.
+    fn follow_cgroups(&mut self) {
+        match self.scopes.follow_cgroups() {
+            Ok(followed) => {
+                self.unfollowed = false;
+                for path in followed {
+                    tracing::warn!(
+                        "the cgroup {} was removed and made again: it is captured again, from now on",
+                        path.display()
+                    );
+                }
+            }
+            Err(error) => {
+                if !std::mem::replace(&mut self.unfollowed, true) {
+                    let error = anyhow::Error::new(error);
+                    tracing::warn!("a cgroup that was made again is not captured: {error:#}");
+                }
             }
         }
     }
@@ -183,6 +209,23 @@ impl Discovery {
         let paths: HashSet<PathBuf> = ready.into_iter().map(|(_, path)| path).collect();
         for path in paths {
             self.look_at(&path, &mut HashSet::new());
+        }
+    }
+
+    /// Has inotify wake this thread when one of the captured cgroups is made again.
+    fn watch_captured(&mut self) {
+        let parents = self
+            .scopes
+            .cgroups()
+            .iter()
+            .filter_map(|path| path.parent());
+        for parent in parents {
+            // Without, it takes as long as a look at whether the process is ending.
+            let _unheard = inotify::add_watch(
+                self.inotify.as_fd(),
+                parent,
+                WatchFlags::CREATE | WatchFlags::MASK_ADD,
+            );
         }
     }
 

@@ -274,6 +274,19 @@ impl Scopes {
         Ok(())
     }
 
+    /// See [`Capture::follow_cgroups`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn follow_cgroups(&self) -> Result<Vec<PathBuf>, CaptureError> {
+        self.kernel().follow_cgroups()
+    }
+
+    /// The cgroups whose processes are captured.
+    pub fn cgroups(&self) -> &[PathBuf] {
+        &self.options.cgroups
+    }
+
     /// Whether somebody has sockets in a namespace, other than the agent its listeners. Processes can
     /// leave a namespace and keep their sockets, which still connect from there.
     ///

@@ -14,7 +14,8 @@ use clap::Args;
 use egress_common::Fallback;
 
 use super::check::CheckArgs;
-use super::common::{self, CommonArgs, Loaded};
+use super::common::{self, CommonArgs, EndSignals, Loaded};
+use super::service;
 use crate::admin::Readiness;
 use crate::agent::capture::{self, Capture, CaptureOptions};
 use crate::agent::directory::Directory;
@@ -370,8 +371,10 @@ async fn serve(config: AgentConfig, loaded: Loaded, verbose: bool) -> anyhow::Re
         });
     }
     tracing::info!(cgroups = ?config.capture.cgroups, namespaces, "agent ready");
+    let signals = EndSignals::listen()?;
+    service::ready();
     tokio::spawn(agent.keep_warm());
-    common::until_told(drainer, config.base.drain, succeeded.reached()).await?;
+    common::until_told(signals, drainer, config.base.drain, succeeded.reached()).await;
     if discovering.join().is_err() {
         tracing::error!("the discovery of namespaces ended early");
     }

@@ -8,6 +8,8 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::Args;
 
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
 use crate::config::{self, Base, Common};
 use crate::descriptors;
 use crate::drain::Drainer;
@@ -183,15 +185,34 @@ pub(super) fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
         .context("cannot start the async runtime")
 }
 
+/// The signals that ask a process to end. From the moment that they are listened for, they do not
+/// end it by themselves.
+pub(super) struct EndSignals {
+    term: Signal,
+    interrupt: Signal,
+}
+
+impl EndSignals {
+    pub(super) fn listen() -> anyhow::Result<EndSignals> {
+        let listen = |kind| signal(kind).context("cannot listen for signals");
+        Ok(EndSignals {
+            term: listen(SignalKind::terminate())?,
+            interrupt: listen(SignalKind::interrupt())?,
+        })
+    }
+}
+
 /// Waits for the request to end, then for the work.
 pub(super) async fn until_told(
+    signals: EndSignals,
     drainer: Drainer,
     grace: Duration,
     succeeded: impl Future<Output = ()>,
-) -> anyhow::Result<()> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let mut term = signal(SignalKind::terminate()).context("cannot listen for signals")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for signals")?;
+) {
+    let EndSignals {
+        mut term,
+        mut interrupt,
+    } = signals;
     tokio::select! {
         _ = term.recv() => {}
         _ = interrupt.recv() => {}
@@ -212,5 +233,4 @@ pub(super) async fn until_told(
     } else {
         tracing::info!("ended, live connections were cut");
     }
-    Ok(())
 }

@@ -9,7 +9,8 @@ use clap::Args;
 use ipnet::IpNet;
 
 use super::check::{CheckArgs, Report};
-use super::common::{self, CommonArgs, Loaded};
+use super::common::{self, CommonArgs, EndSignals, Loaded};
+use super::service;
 use crate::admin::{Admin, Readiness};
 use crate::config::gateway::{GatewayConfig, GatewayOptions, UpstreamConfig};
 use crate::document::Mistakes;
@@ -254,7 +255,9 @@ async fn serve(config: GatewayConfig, loaded: Loaded) -> anyhow::Result<()> {
     }
     tracing::info!(listen = %gateway.addr(), "gateway ready");
     tokio::spawn(gateway.run(drain));
-    common::until_told(drainer, config.base.drain, std::future::pending()).await?;
+    let signals = EndSignals::listen()?;
+    service::ready();
+    common::until_told(signals, drainer, config.base.drain, std::future::pending()).await;
     loaded.recorder.close();
     Ok(())
 }

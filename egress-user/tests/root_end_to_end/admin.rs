@@ -62,6 +62,22 @@ fn an_agent_whose_program_is_gone_is_not_ready() {
     world.finish();
 }
 
+/// What is attached to a cgroup goes with it.
+#[test]
+fn a_cgroup_that_is_made_again_is_captured_again() {
+    let world = World::new();
+    std::fs::remove_dir(world.cgroup.path()).unwrap();
+    std::fs::create_dir(world.cgroup.path()).unwrap();
+    wait::until("the agent notices", || {
+        let said = world.deployment.agent.output();
+        said.contains("it is captured again").then_some(())
+    })
+    .unwrap();
+    assert_eq!(get(&world, Hop::Agent, "/readyz").status, 200);
+    curl(&world, EN.name, EN.v4.into()).assert_page_of(EN.name);
+    world.finish().one_each();
+}
+
 /// The connections with this verdict, over all the lines that count them.
 fn verdicts(metrics: &str, hop: Hop, verdict: &str) -> u64 {
     let labels = [format!("hop=\"{hop}\""), format!("verdict=\"{verdict}\"")];

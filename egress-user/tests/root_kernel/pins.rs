@@ -1,7 +1,7 @@
 //! Several cgroups under one directory of pins.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use egress_lab::{BpfFs, Cgroup};
 use egress_user::agent::capture::{Capture, cleanup};
@@ -81,6 +81,37 @@ fn a_successor_may_capture_other_cgroups() {
         )]
     );
     drop(successor);
+    cleanup(&dir).unwrap();
+}
+
+/// What is attached to a cgroup goes when it is removed, and one of the same path is another.
+#[test]
+fn a_cgroup_that_is_made_again_is_captured_again() {
+    let bpf_fs = BpfFs::mount().unwrap();
+    let dir = bpf_fs.path().join("egress");
+    let place = Place::new();
+    let (one, two) = (Cgroup::new().unwrap(), Cgroup::new().unwrap());
+    let mut capture = generation(&dir, &place, &[&one, &two]);
+    let before = pin_of("egress_connect4", &one);
+    assert_eq!(capture.follow_cgroups().unwrap(), Vec::<PathBuf>::new());
+
+    fs::remove_dir(one.path()).unwrap();
+    assert_eq!(capture.follow_cgroups().unwrap(), Vec::<PathBuf>::new());
+    let gone = format!("the cgroup {} is not there any more", one.path().display());
+    assert_eq!(capture.faults(), [gone]);
+    fs::create_dir(one.path()).unwrap();
+    connects_directly(&place, &one);
+    assert_eq!(capture.follow_cgroups().unwrap(), [one.path()]);
+    assert_eq!(capture.faults(), Vec::<String>::new());
+    for cgroup in [&one, &two] {
+        becomes(cgroup, PROGRAMS);
+        connects_to_the_agent(&place, cgroup);
+    }
+    assert!(!dir.join(before).exists());
+
+    // And stays so without a process.
+    drop(capture);
+    connects_to_the_agent(&place, &one);
     cleanup(&dir).unwrap();
 }
 
