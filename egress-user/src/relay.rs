@@ -5,6 +5,7 @@
 //! sends takes a detour through the [`FirstFlight`].
 
 mod framed;
+mod idle;
 pub mod raw;
 mod slots;
 mod watch;
@@ -43,8 +44,8 @@ pub enum RelayError {
     /// The tunnel failed, or its peer gave up on the stream.
     #[error(transparent)]
     Tunnel(#[from] TunnelError),
-    /// Nothing moved in either direction for the idle limit.
-    #[error("nothing moved within the idle limit")]
+    /// For the idle limit nothing moved in either direction, or one had bytes that were not taken.
+    #[error("nothing moved within the idle limit, or one side took nothing of what waited for it")]
     Idle,
     /// The process is ending and its deadline has passed.
     #[error("the process is ending")]

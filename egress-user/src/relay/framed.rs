@@ -28,8 +28,9 @@ const FRAME_GRACE: Duration = Duration::from_millis(500);
 /// ended, or `cut` says why it must end now. A direction that ends is half-closed
 /// at the other side and the other direction goes on.
 ///
-/// The idle limit is checked in whole periods, so a silent stream ends after
-/// one to two times `idle`.
+/// The idle limit is for silence of both directions, and for each direction while bytes wait that its
+/// receiver does not take. It is checked in whole periods, so such a stream ends after one to two
+/// times `idle`.
 pub async fn carry<T: Transport>(
     socket: &mut TcpStream,
     tunnel: &mut Tunnel<T>,
@@ -102,19 +103,22 @@ impl<'a, T: Transport> Relay<'a, T> {
             .and_then(|buffer| buffer.get(self.pending.clone()))
             && !bytes.is_empty()
         {
-            let written =
-                ready!(self.tunnel.transport().poll_write(cx, bytes)).map_err(TunnelError::from)?;
+            let attempt = self.tunnel.transport().poll_write(cx, bytes);
+            self.ways.outward.progress.attempted(&attempt);
+            let written = ready!(attempt).map_err(TunnelError::from)?;
             if written == 0 {
                 return Poll::Ready(Err(TunnelError::Lost.into()));
             }
             self.pending.start += written;
-            self.ways.moved = true;
+            self.ways.outward.progress.moved();
         }
         Poll::Ready(Ok(()))
     }
 
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), RelayError>> {
-        let flushed = ready!(self.tunnel.transport().poll_flush(cx));
+        let attempt = self.tunnel.transport().poll_flush(cx);
+        self.ways.outward.progress.attempted(&attempt);
+        let flushed = ready!(attempt);
         Poll::Ready(flushed.map_err(|error| TunnelError::from(error).into()))
     }
 

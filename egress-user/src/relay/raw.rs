@@ -57,14 +57,15 @@ impl<T: Transport> Relay<'_, T> {
     /// Writes what waits.
     fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), RelayError>> {
         while !self.pending.is_empty() {
-            let written = ready!(Pin::new(&mut *self.transport).poll_write(cx, &self.pending));
-            let written = written.map_err(TunnelError::from)?;
+            let attempt = Pin::new(&mut *self.transport).poll_write(cx, &self.pending);
+            self.ways.outward.progress.attempted(&attempt);
+            let written = ready!(attempt).map_err(TunnelError::from)?;
             if written == 0 {
                 return Poll::Ready(Err(TunnelError::Lost.into()));
             }
             self.pending.advance(written);
             self.ways.outward.bytes += written as u64;
-            self.ways.moved = true;
+            self.ways.outward.progress.moved();
         }
         Poll::Ready(Ok(()))
     }
@@ -73,7 +74,9 @@ impl<T: Transport> Relay<'_, T> {
     /// connection holds no buffer.
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), RelayError>> {
         self.pending = BytesMut::new();
-        match Pin::new(&mut *self.transport).poll_flush(cx) {
+        let attempt = Pin::new(&mut *self.transport).poll_flush(cx);
+        self.ways.outward.progress.attempted(&attempt);
+        match attempt {
             Poll::Ready(Err(error)) => Poll::Ready(Err(TunnelError::from(error).into())),
             Poll::Ready(Ok(())) | Poll::Pending => Poll::Pending,
         }

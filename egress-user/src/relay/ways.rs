@@ -1,6 +1,5 @@
 //! What both ways of carrying a stream have in common.
 
-use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -8,8 +7,9 @@ use std::time::Duration;
 
 use tokio::io::AsyncWrite;
 use tokio::net::TcpStream;
-use tokio::time::{Instant, Sleep};
+use tokio::time::Sleep;
 
+use super::idle::{Progress, poll_idle};
 use super::watch::Watch;
 use super::{End, RelayError, Session};
 
@@ -19,14 +19,13 @@ pub(super) struct Ways {
     pub(super) inward: Direction,
     /// Which end finished first.
     pub(super) first: Option<End>,
-    /// Whether anything moved since the idle limit was last looked at.
-    pub(super) moved: bool,
     pub(super) watch: Watch,
 }
 
 #[derive(Default)]
 pub(super) struct Direction {
     pub(super) bytes: u64,
+    pub(super) progress: Progress,
     pub(super) finishing: bool,
     pub(super) done: bool,
 }
@@ -48,7 +47,7 @@ pub(super) trait BothWays {
     }
 }
 
-/// Carries until both directions have ended, or nothing moved for `idle`.
+/// Carries until both directions have ended, or the stream stood still for `idle`.
 pub(super) async fn run(relay: &mut impl BothWays, idle: Duration) -> Result<(), RelayError> {
     let mut timer = std::pin::pin!(tokio::time::sleep(idle));
     std::future::poll_fn(|cx| poll(relay, cx, timer.as_mut(), idle)).await
@@ -77,23 +76,8 @@ fn poll(
     if ways.watch.poll_limit(cx).is_ready() {
         return Poll::Ready(Err(RelayError::Idle));
     }
-    poll_idle(cx, timer, idle, &mut ways.moved).map(|()| Err(RelayError::Idle))
-}
-
-/// Ready when nothing has `moved` for a whole period of `idle`.
-fn poll_idle(
-    cx: &mut Context<'_>,
-    mut timer: Pin<&mut Sleep>,
-    idle: Duration,
-    moved: &mut bool,
-) -> Poll<()> {
-    while timer.as_mut().poll(cx).is_ready() {
-        if !std::mem::take(moved) {
-            return Poll::Ready(());
-        }
-        timer.as_mut().reset(Instant::now() + idle);
-    }
-    Poll::Pending
+    let (outward, inward) = (&mut ways.outward.progress, &mut ways.inward.progress);
+    poll_idle(cx, timer, idle, outward, inward).map(|()| Err(RelayError::Idle))
 }
 
 impl Ways {
@@ -102,7 +86,6 @@ impl Ways {
             outward: Direction::default(),
             inward: Direction::default(),
             first: None,
-            moved: false,
             watch: Watch::new(session),
         }
     }
@@ -134,14 +117,15 @@ impl Ways {
             self.watch.look(End::Tunnel, chunk)?;
             chunk.len()
         } else {
-            let written = ready!(Pin::new(socket).poll_write(cx, chunk));
-            let written = written.map_err(RelayError::Socket)?;
+            let attempt = Pin::new(socket).poll_write(cx, chunk);
+            self.inward.progress.attempted(&attempt);
+            let written = ready!(attempt).map_err(RelayError::Socket)?;
             self.watch
                 .look(End::Tunnel, chunk.get(..written).unwrap_or_default())?;
             self.inward.bytes += written as u64;
             written
         };
-        self.moved = true;
+        self.inward.progress.moved();
         Poll::Ready(Ok(taken))
     }
 }
