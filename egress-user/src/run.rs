@@ -271,7 +271,10 @@ impl Halves {
             policy: self.policy,
             recorder: self.recorder,
             directory,
-            limits: agent::Limits::default(),
+            limits: agent::Limits {
+                sole_scope: true,
+                ..agent::Limits::default()
+            },
         };
         tokio::spawn(gateway.run(drain.clone()));
         let agent = Agent::new(parts, drain);
