@@ -1,6 +1,6 @@
 //! One test or more for each way of lying in a ClientHello.
 
-mod build;
+pub(super) mod build;
 mod size;
 mod structure;
 

@@ -2,6 +2,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 
 use super::*;
+use crate::hello::tests::build::{Build, handshake};
 
 const CHANGE_CIPHER_SPEC: [u8; 6] = [20, 3, 3, 0, 1, 1];
 
@@ -10,31 +11,12 @@ fn record(content_type: u8, fragment: &[u8]) -> Vec<u8> {
     [&[content_type, 3, 3, high, low], fragment].concat()
 }
 
-/// The smallest hello with a name that is accepted.
 fn hello(name: &str) -> Vec<u8> {
-    let u16_prefixed = |bytes: &[u8]| {
-        let [high, low] = u16::try_from(bytes.len()).unwrap().to_be_bytes();
-        [&[high, low], bytes].concat()
-    };
-    let server_name = u16_prefixed(&[&[0][..], &u16_prefixed(name.as_bytes())].concat());
-    let extensions = [&[0, 0][..], &u16_prefixed(&server_name)].concat();
-    let body = [
-        &[3, 3][..],
-        &[7; 32],
-        &[0],
-        &u16_prefixed(&[0x13, 1]),
-        &[1, 0],
-        &u16_prefixed(&extensions),
-    ]
-    .concat();
-    let [_, a, b, c] = u32::try_from(body.len()).unwrap().to_be_bytes();
-    [&[1, a, b, c][..], &body].concat()
+    Build::new(name).message()
 }
 
 fn server_hello(random: &[u8]) -> Vec<u8> {
-    let body = [&[3, 3][..], random, &[0, 0x13, 1, 0, 0, 0]].concat();
-    let [_, a, b, c] = u32::try_from(body.len()).unwrap().to_be_bytes();
-    [&[2, a, b, c][..], &body].concat()
+    handshake(2, &[&[3, 3][..], random, &[0, 0x13, 1, 0, 0, 0]].concat())
 }
 
 fn retry() -> Vec<u8> {

@@ -1,7 +1,7 @@
 //! ClientHellos made to measure.
 
 /// A plausible TLS 1.3 hello whose every part can be replaced.
-pub(super) struct Build {
+pub(in crate::hello) struct Build {
     pub(super) version: u16,
     pub(super) ciphers: Vec<u8>,
     pub(super) compression: Vec<u8>,
@@ -11,7 +11,7 @@ pub(super) struct Build {
 }
 
 impl Build {
-    pub(super) fn new(name: impl AsRef<[u8]>) -> Build {
+    pub(in crate::hello) fn new(name: impl AsRef<[u8]>) -> Build {
         Build {
             version: 0x0303,
             ciphers: vec![0x13, 0x01, 0x13, 0x02, 0xc0, 0x2b],
@@ -45,7 +45,7 @@ impl Build {
         self
     }
 
-    pub(super) fn message(&self) -> Vec<u8> {
+    pub(in crate::hello) fn message(&self) -> Vec<u8> {
         let mut extensions = Vec::new();
         for (kind, data) in &self.extensions {
             extensions.extend(kind.to_be_bytes());
@@ -88,7 +88,7 @@ pub(super) fn server_names(names: &[(u8, &[u8])]) -> Vec<u8> {
     u16_prefixed(&list)
 }
 
-pub(super) fn handshake(kind: u8, body: &[u8]) -> Vec<u8> {
+pub(in crate::hello) fn handshake(kind: u8, body: &[u8]) -> Vec<u8> {
     let length = u32::try_from(body.len()).unwrap().to_be_bytes();
     [&[kind, length[1], length[2], length[3]], body].concat()
 }
