@@ -1,9 +1,11 @@
 //! The guard on a captured namespace's devices: what no program of the cgroup sees ends there.
 
+use std::fs;
 use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::path::Path;
 use std::time::Duration;
 
-use egress_lab::{BpfFs, Namespace};
+use egress_lab::{BpfFs, Namespace, wait};
 use egress_user::agent::capture::{CaptureError, cleanup};
 use egress_user::netns::Netns;
 
@@ -69,6 +71,53 @@ fn frames_do_not_reach_captured_ports() {
         assert!(arrives(&world, &tap, way, dst, Above::Tcp(SYN)), "{way:?}");
     }
     assert_eq!(world.counter("drop_frame"), tries);
+}
+
+/// The kernel is asked, so that what others did to it shows; and the next walk guards it again.
+#[test]
+fn a_guard_that_somebody_took_off_is_missed() {
+    let mut world = guarded();
+    let bpf_fs = BpfFs::mount().unwrap();
+    let dir = bpf_fs.path().join("egress");
+    let netns = Netns::at(world.place.workload.path()).unwrap();
+    let tap = world.place.origin.tap();
+    world.capture.pin(&dir).unwrap();
+    for _ in 0..2 {
+        assert_eq!(world.capture.faults(), Vec::<String>::new());
+        take_off(&dir, &bpf_fs.path().join("elsewhere"));
+        let missed = ["the network device eth0 has lost its guard"];
+        wait::until("the guard is missed", || {
+            (world.capture.faults() == missed).then_some(())
+        })
+        .unwrap();
+        let arrives =
+            |world: &World| arrives(world, &tap, Way::Frame, EVERY_DST[0], Above::Tcp(ACK));
+        assert!(arrives(&world));
+        assert_eq!(world.capture.guard_interfaces(&netns).unwrap(), ["eth0"]);
+        assert_eq!(world.capture.faults(), Vec::<String>::new());
+        assert!(!arrives(&world));
+    }
+    // A device that has gone is nobody's fault.
+    let gone = world.place.workload.ip("link del eth0\n");
+    gone.unwrap();
+    assert_eq!(world.capture.faults(), Vec::<String>::new());
+}
+
+/// Takes the guards off that are pinned in `dir`, as another process of root's may, and nothing
+/// else.
+fn take_off(dir: &Path, elsewhere: &Path) {
+    fs::create_dir(elsewhere).unwrap();
+    for entry in fs::read_dir(dir).unwrap() {
+        let name = entry.unwrap().file_name();
+        if name.to_string_lossy().starts_with("egress_guard_") {
+            fs::rename(dir.join(&name), elsewhere.join(&name)).unwrap();
+        }
+    }
+    assert_eq!(
+        cleanup(elsewhere).unwrap().len(),
+        2,
+        "the guard and the folder"
+    );
 }
 
 /// The same frames, without a guard: the tests above can fail.
@@ -293,7 +342,7 @@ fn the_guard_ends_with_the_scope() {
 
 /// A world whose namespace has a tun device too, with the test at its other end.
 struct Tun {
-    file: std::fs::File,
+    file: fs::File,
     world: World,
 }
 
@@ -318,7 +367,7 @@ impl Tun {
         use std::io::Read as _;
 
         let address: std::net::Ipv4Addr = address.parse().unwrap();
-        egress_lab::wait::until("a packet", || {
+        wait::until("a packet", || {
             let mut packet = vec![0; 2048];
             let read = (&self.file).read(&mut packet).ok()?;
             packet.truncate(read);
@@ -329,11 +378,11 @@ impl Tun {
     }
 }
 
-fn tun_device() -> std::fs::File {
+fn tun_device() -> fs::File {
     use std::os::fd::AsRawFd as _;
     use std::os::unix::fs::OpenOptionsExt as _;
 
-    let file = std::fs::OpenOptions::new()
+    let file = fs::OpenOptions::new()
         .read(true)
         .write(true)
         .custom_flags(libc::O_NONBLOCK)
@@ -429,7 +478,7 @@ fn becomes_free(place: &Place, tap: &Tap) {
         let frame = script(Way::Frame, EVERY_DST[0], above, text);
         place.start_outside(&frame).outcomes();
     };
-    egress_lab::wait::until("the guard is gone", || {
+    wait::until("the guard is gone", || {
         send(Above::Udp, "free");
         send(Above::Ping, "control");
         let free = tap.seen(&["free"], "control");

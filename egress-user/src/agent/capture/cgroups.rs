@@ -122,7 +122,7 @@ impl Capture {
     }
 
     /// What keeps connections from being captured, by the kernel's word, not by what was done once;
-    /// empty when nothing does.
+    /// empty when nothing does. Before Linux 6.15 it enters every namespace that has guards.
     pub fn faults(&self) -> Vec<String> {
         let mut faults = Vec::new();
         for captured in &self.cgroups {
@@ -136,6 +136,10 @@ impl Capture {
                 missing.map(|name| format!("the kernel program {name} is not attached to {path}")),
             );
         }
+        let unguarded = self.guards.missing().into_iter();
+        faults.extend(
+            unguarded.map(|device| format!("the network device {device} has lost its guard")),
+        );
         if self.cgroups.is_empty() {
             faults.push("no kernel program is attached".to_owned());
         }

@@ -1,18 +1,22 @@
 //! Guards on the network devices by which packets leave captured namespaces.
 
 use std::collections::HashMap as Registry;
+use std::collections::hash_map::Entry;
 use std::fmt;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use aya::Ebpf;
 use aya::maps::{HashMap, MapData};
 use aya::programs::SchedClassifier;
 use egress_common::{Device, maps};
+use tracing::warn;
 
 use super::{CaptureError, error};
 use crate::netns::{Netns, NetnsCookie, cookie_of_current};
 
 mod devices;
+mod filter;
 mod hold;
 mod pinned;
 
@@ -33,9 +37,32 @@ pub(super) struct Guards {
 }
 
 /// The guards of one namespace, by the index of their device.
-#[derive(Default)]
 struct Guarded {
+    netns: Netns,
     guards: Registry<u32, Guard>,
+}
+
+impl Guarded {
+    fn missing(&self, tcx: bool) -> Vec<String> {
+        // Links can be asked from anywhere; filters, and what has become of devices, cannot.
+        let mut guards = self.guards.iter();
+        if tcx && guards.all(|(index, guard)| guard.hold.holds(*index)) {
+            return Vec::new();
+        }
+        let asked = self.netns.on_thread(|| {
+            let bare = |interface: &Interface| {
+                let guard = self.guards.get(&interface.index);
+                guard.is_some_and(|guard| !guard.hold.holds(interface.index))
+            };
+            let there = interfaces()?.into_iter();
+            io::Result::Ok(there.filter(bare).map(|bare| bare.name).collect())
+        });
+        match asked {
+            Ok(Ok(missing)) => missing,
+            // What cannot be asked does not count as there.
+            _ => self.guards.keys().map(u32::to_string).collect(),
+        }
+    }
 }
 
 /// A guard on one device.
@@ -69,6 +96,12 @@ impl Guards {
             };
             let cookie = cookie_of_current().map_err(list)?;
             let interfaces = interfaces().map_err(list)?;
+            if let Entry::Vacant(entry) = self.guarded.entry(cookie) {
+                entry.insert(Guarded {
+                    netns: Netns::current()?,
+                    guards: Registry::new(),
+                });
+            }
             self.forget_missing(cookie, &interfaces)?;
             let mut guarded = Vec::new();
             let mut failed = None;
@@ -84,11 +117,19 @@ impl Guards {
 
     /// Takes the guards of a namespace away.
     pub(super) fn release(&mut self, cookie: NetnsCookie) -> Result<(), CaptureError> {
-        let guarded = self.guarded.remove(&cookie).unwrap_or_default();
-        for (index, guard) in guarded.guards {
+        let guarded = self.guarded.remove(&cookie);
+        for (index, guard) in guarded.map(|guarded| guarded.guards).unwrap_or_default() {
             self.end(cookie, index, guard)?;
         }
         Ok(())
+    }
+
+    /// The devices that had a guard and have none any more, by the kernel's word.
+    pub(super) fn missing(&self) -> Vec<String> {
+        let namespaces = self.guarded.values();
+        namespaces
+            .flat_map(|guarded| guarded.missing(self.tcx))
+            .collect()
     }
 
     /// Pins the guards, those that are there and those to come, in `dir` of a bpf file system, in
@@ -120,6 +161,7 @@ impl Guards {
         if self.is_guarded(cookie, interface.index) {
             return Ok(());
         }
+        self.forget_bare(cookie, interface)?;
         let program = program(ebpf, interface)?;
         let class = self.free_class();
         let device = if self.tcx {
@@ -133,10 +175,10 @@ impl Guards {
             .map_err(error::write(maps::DEVICES))?;
         match self.hold(program, interface, cookie, class) {
             Ok(hold) => {
-                let guarded = self.guarded.entry(cookie).or_default();
-                guarded
-                    .guards
-                    .insert(interface.index, Guard { device, hold });
+                if let Some(guarded) = self.guarded.get_mut(&cookie) {
+                    let guard = Guard { device, hold };
+                    guarded.guards.insert(interface.index, guard);
+                }
                 Ok(())
             }
             Err(error) => {
@@ -170,7 +212,23 @@ impl Guards {
 
     fn is_guarded(&self, cookie: NetnsCookie, index: u32) -> bool {
         let guarded = self.guarded.get(&cookie);
-        guarded.is_some_and(|guarded| guarded.guards.contains_key(&index))
+        let guard = guarded.and_then(|guarded| guarded.guards.get(&index));
+        guard.is_some_and(|guard| guard.hold.holds(index))
+    }
+
+    /// Of a guard that somebody else took off.
+    fn forget_bare(
+        &mut self,
+        cookie: NetnsCookie,
+        interface: &Interface,
+    ) -> Result<(), CaptureError> {
+        let guarded = self.guarded.get_mut(&cookie);
+        let bare = guarded.and_then(|guarded| guarded.guards.remove(&interface.index));
+        let Some(bare) = bare else {
+            return Ok(());
+        };
+        warn!(device = %interface.name, "somebody took the guard off a network device");
+        self.end(cookie, interface.index, bare)
     }
 
     /// The index of a device that is gone may belong to another one soon.

@@ -58,6 +58,67 @@ impl Link {
         Link::create(program, index, HOOK)
     }
 
+    /// The link that is pinned at `path` of a bpf file system.
+    pub(super) fn pinned(path: &Path) -> io::Result<Link> {
+        /// `BPF_OBJ_GET`.
+        const COMMAND: libc::c_int = 7;
+
+        /// The part of `union bpf_attr` that the command needs.
+        #[repr(C)]
+        struct Attributes {
+            path: u64,
+            fd: u32,
+            flags: u32,
+        }
+
+        let path = CString::new(path.as_os_str().as_bytes())?;
+        let mut attributes = Attributes {
+            path: path.as_ptr().expose_provenance() as u64,
+            fd: 0,
+            flags: 0,
+        };
+        let fd = bpf(COMMAND, &mut attributes)?;
+        // SAFETY: the call succeeded and gave a descriptor, which nobody else owns.
+        let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+        Ok(Link { fd })
+    }
+
+    /// Whether a link to a device still leads to one: not once somebody has detached it, or the
+    /// device is gone.
+    pub(super) fn leads_to_device(&self) -> io::Result<bool> {
+        /// `BPF_OBJ_GET_INFO_BY_FD`.
+        const COMMAND: libc::c_int = 15;
+
+        /// The part of `union bpf_attr` that the command needs.
+        #[repr(C)]
+        struct Attributes {
+            fd: u32,
+            len: u32,
+            info: u64,
+        }
+
+        /// The part of `struct bpf_link_info` that is asked for.
+        #[repr(C)]
+        #[derive(Default)]
+        struct Info {
+            kind: u32,
+            id: u32,
+            program: u32,
+            zero: u32,
+            device: u32,
+            hook: u32,
+        }
+
+        let mut info = Info::default();
+        let mut attributes = Attributes {
+            fd: descriptor(self.fd.as_fd())?,
+            len: u32::try_from(size_of::<Info>()).map_err(io::Error::other)?,
+            info: (&raw mut info).expose_provenance() as u64,
+        };
+        bpf(COMMAND, &mut attributes)?;
+        Ok(info.device != 0)
+    }
+
     fn create(program: BorrowedFd<'_>, target: u32, hook: u32) -> io::Result<Link> {
         /// `BPF_LINK_CREATE`.
         const COMMAND: libc::c_int = 28;

@@ -10,7 +10,7 @@ use aya::programs::tc::{
 };
 use aya::programs::{ProgramError, SchedClassifier, TcAttachType};
 
-use super::pinned;
+use super::{filter as filters, pinned};
 use crate::agent::capture::CaptureError;
 use crate::agent::capture::link::{Link, pin};
 use crate::netns::{Netns, NetnsCookie};
@@ -91,6 +91,20 @@ impl Hold {
             }
         }
         Ok(path)
+    }
+
+    /// Whether the program is on the device with this index, by the kernel's word. To be asked in
+    /// the device's namespace.
+    pub(super) fn holds(&self, index: u32) -> bool {
+        let holds = match self {
+            Hold::Tcx { link } => link.leads_to_device(),
+            Hold::PinnedTcx { pin } => Link::pinned(pin).and_then(|link| link.leads_to_device()),
+            Hold::Clsact(_) => PRIORITIES.into_iter().try_fold(false, |found, priority| {
+                Ok(found || filters::is_there(index, priority, HANDLE.into())?)
+            }),
+        };
+        // What cannot be asked does not count as there.
+        holds.unwrap_or(false)
     }
 
     /// Takes the program off its device, pinned or not.
