@@ -9,7 +9,6 @@ mod existing;
 mod gate;
 pub mod handover;
 pub mod listener;
-mod places;
 pub mod scopes;
 pub mod tunnels;
 
@@ -19,7 +18,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::net::TcpStream;
-use tokio::sync::watch;
+use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore, watch};
 
 use crate::addr::ClientAddr;
 use crate::descriptors;
@@ -32,7 +31,6 @@ use connection::Accepted;
 use directory::Directory;
 use gate::Gate;
 use listener::{BoundScope, Listener};
-use places::{Place, Places, ScopePlaces};
 use tunnels::Tunnels;
 
 /// How often warm tunnels that are stale or dead are looked for, and gateways that are to be
@@ -53,18 +51,19 @@ pub struct Limits {
     pub idle: Duration,
     /// Connections at once; each is two descriptors while it is carried.
     pub connections: usize,
-    /// Whether there will be one scope alone, which may have them all. Otherwise each has to leave
-    /// as many free as it has, so that no workload takes the place of all.
-    pub sole_scope: bool,
+    /// Connections at once of one scope, so that no workload takes the place of all.
+    pub of_scope: usize,
 }
 
 impl Limits {
-    /// The usual limits, as far as this process may open files.
+    /// The usual limits, as far as this process may open files: a scope may have half of the
+    /// connections.
     pub fn within_descriptors() -> Limits {
         let usual = Limits::default();
         let connections = usual.connections.min(descriptors::room_for(2));
         Limits {
             connections,
+            of_scope: connections.div_ceil(2),
             ..usual
         }
     }
@@ -78,7 +77,7 @@ impl Default for Limits {
             open: Duration::from_secs(20),
             idle: Duration::from_secs(3600),
             connections: 16 * 1024,
-            sole_scope: false,
+            of_scope: 16 * 1024,
         }
     }
 }
@@ -112,7 +111,7 @@ struct Shared {
 #[derive(Clone)]
 pub struct Agent {
     shared: Arc<Shared>,
-    places: Places,
+    permits: Arc<Semaphore>,
     gate: Arc<Gate>,
     /// What is listened on, for a successor.
     listeners: Arc<Mutex<HashMap<NetnsCookie, Listeners>>>,
@@ -142,7 +141,7 @@ impl Agent {
     /// clone is dropped.
     pub fn new(parts: AgentParts, drain: Drain) -> Agent {
         Agent {
-            places: Places::new(parts.limits.connections, parts.limits.sole_scope),
+            permits: Arc::new(Semaphore::new(parts.limits.connections)),
             shared: Arc::new(Shared {
                 flows: parts.flows,
                 tunnels: parts.tunnels,
@@ -162,10 +161,13 @@ impl Agent {
         let (stop, stopped) = watch::channel(());
         let cookie = scope.cookie();
         self.offered().insert(cookie, scope.copies()?);
-        let places = self.places.of_scope();
+        let permits = Permits {
+            of_scope: Arc::new(Semaphore::new(self.shared.limits.of_scope)),
+            of_all: self.permits.clone(),
+        };
         for listener in scope.into_listeners()? {
             let (agent, stopped) = (self.clone(), stopped.clone());
-            tokio::spawn(agent.accept_all(listener, places.clone(), stopped));
+            tokio::spawn(agent.accept_all(listener, permits.clone(), stopped));
         }
         Ok(Serving {
             _stop: stop,
@@ -216,20 +218,20 @@ impl Agent {
     async fn accept_all(
         mut self,
         listener: Listener,
-        places: ScopePlaces,
+        permits: Permits,
         mut stopped: watch::Receiver<()>,
     ) {
         let gate = self.gate.clone();
         let mut passage = gate.passage();
         loop {
             let accepted = tokio::select! {
-                accepted = accept(&listener, &places), if passage.is_open() => accepted,
+                accepted = accept(&listener, &permits), if passage.is_open() => accepted,
                 () = passage.changed() => continue,
                 _ = stopped.changed() => return,
                 () = self.drain.draining() => return,
             };
             match accepted {
-                Ok((socket, client, place)) => self.claim(&listener, socket, client, place),
+                Ok((socket, client, permit)) => self.claim(&listener, socket, client, permit),
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept a captured connection");
                     // Out of descriptors is over once others have ended; spinning helps nobody.
@@ -240,7 +242,7 @@ impl Agent {
     }
 
     /// Serves the connection if it was redirected here, and resets it otherwise.
-    fn claim(&self, listener: &Listener, socket: TcpStream, client: ClientAddr, place: Place) {
+    fn claim(&self, listener: &Listener, socket: TcpStream, client: ClientAddr, permit: Permit) {
         let shared = self.shared.clone();
         let Some(flow) = shared.flows.claim(listener.cookie(), client, &socket) else {
             tracing::debug!(%client, "closed a connection that was not redirected here");
@@ -256,7 +258,7 @@ impl Agent {
         let drain = self.drain.clone();
         tokio::spawn(async move {
             connection::serve(shared, accepted, drain).await;
-            drop(place);
+            drop(permit);
         });
     }
 }
@@ -297,12 +299,56 @@ impl Listening {
     }
 }
 
-/// Takes a place first, so that a full agent leaves connections in the kernel's queue.
+/// Places for connections.
+#[derive(Clone)]
+struct Permits {
+    of_scope: Arc<Semaphore>,
+    of_all: Arc<Semaphore>,
+}
+
+/// A place among those of a scope and among all.
+struct Permit {
+    _of_scope: OwnedSemaphorePermit,
+    _of_all: OwnedSemaphorePermit,
+}
+
+impl Permits {
+    /// The scope's first: a scope that is full waits without holding up others.
+    async fn take(&self) -> Result<Permit, AcquireError> {
+        Ok(Permit {
+            _of_scope: self.of_scope.clone().acquire_owned().await?,
+            _of_all: self.of_all.clone().acquire_owned().await?,
+        })
+    }
+}
+
+/// Takes a permit first, so that a full agent leaves connections in the kernel's queue.
 async fn accept(
     listener: &Listener,
-    places: &ScopePlaces,
-) -> io::Result<(TcpStream, ClientAddr, Place)> {
-    let place = places.take().await;
+    permits: &Permits,
+) -> io::Result<(TcpStream, ClientAddr, Permit)> {
+    let permit = permits.take().await.map_err(io::Error::other)?;
     let (socket, client) = listener.accept().await?;
-    Ok((socket, client, place))
+    Ok((socket, client, permit))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_scope_that_is_full_leaves_room_for_another() {
+        let of_all = Arc::new(Semaphore::new(4));
+        let scope = || Permits {
+            of_scope: Arc::new(Semaphore::new(2)),
+            of_all: of_all.clone(),
+        };
+        let (full, other) = (scope(), scope());
+        let held = [full.take().await.unwrap(), full.take().await.unwrap()];
+        let waiting = tokio::time::timeout(Duration::from_secs(1), full.take());
+        assert!(waiting.await.is_err());
+        let _other = [other.take().await.unwrap(), other.take().await.unwrap()];
+        drop(held);
+        full.take().await.unwrap();
+    }
 }

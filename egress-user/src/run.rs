@@ -271,10 +271,7 @@ impl Halves {
             policy: self.policy,
             recorder: self.recorder,
             directory,
-            limits: agent::Limits {
-                sole_scope: true,
-                ..agent::Limits::default()
-            },
+            limits: agent::Limits::default(),
         };
         tokio::spawn(gateway.run(drain.clone()));
         let agent = Agent::new(parts, drain);
