@@ -59,11 +59,20 @@ impl Limits {
     /// The usual limits, as far as this process may open files: a scope may have half of the
     /// connections.
     pub fn within_descriptors() -> Limits {
+        let whole = Limits::of_one_scope(descriptors::room_for(2));
+        Limits {
+            of_scope: whole.connections.div_ceil(2),
+            ..whole
+        }
+    }
+
+    /// The usual limits where there is one scope, and room for so many connections.
+    pub fn of_one_scope(room: usize) -> Limits {
         let usual = Limits::default();
-        let connections = usual.connections.min(descriptors::room_for(2));
+        let connections = usual.connections.min(room);
         Limits {
             connections,
-            of_scope: connections.div_ceil(2),
+            of_scope: connections,
             ..usual
         }
     }

@@ -29,7 +29,7 @@ use crate::cgroup::{Cgroup, Cgroup2};
 use crate::descriptors;
 use crate::drain::{self, Drain, Drainer};
 use crate::endpoint::{Endpoint, Zoned};
-use crate::gateway::agents::{AgentRule, Quotas};
+use crate::gateway::agents::{AgentRule, Quota, Quotas};
 use crate::gateway::resolve::ResolveOptions;
 use crate::gateway::{self, Gateway, GatewayParts};
 use crate::in_force::{self, InForce};
@@ -52,6 +52,9 @@ const LIFETIME: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// Time for the last bytes once the command and its processes are gone.
 const DRAIN: Duration = Duration::from_secs(2);
+
+/// What a connection takes: two at each half.
+const DESCRIPTORS: u64 = 4;
 
 /// What to run and how.
 pub struct RunOptions {
@@ -239,6 +242,7 @@ impl Halves {
         let events = events.context("somebody else reads what the kernel tells")?;
         let directory = Directory::new(cgroups, KnownWorkloads::default());
         let evidence = Evidence::start(events, self.recorder.clone(), directory.clone())?;
+        let limits = agent::Limits::of_one_scope(descriptors::room_for(DESCRIPTORS));
         let identities = Identities::new()?;
         let gateway = Gateway::bind(GatewayParts {
             raw: None,
@@ -247,12 +251,20 @@ impl Halves {
             agents: vec![AgentRule::for_everybody(IdPattern::Exactly(
                 identities.agent.id().clone(),
             ))],
-            quotas: Quotas::default(),
+            // The one workload of the one agent, whose own places bound it.
+            quotas: Quotas {
+                tunnels: u32::MAX,
+                workload: Quota {
+                    connections: None,
+                    ..Quotas::default().workload
+                },
+                ..Quotas::default()
+            },
             policy: self.policy.clone(),
             resolve: self.resolve,
             upstream: None,
             recorder: self.recorder.clone(),
-            limits: gateway::Limits::default(),
+            limits: gateway_limits(&limits),
         })
         .await?;
         let gateways = vec![Zoned {
@@ -271,13 +283,22 @@ impl Halves {
             policy: self.policy,
             recorder: self.recorder,
             directory,
-            limits: agent::Limits::default(),
+            limits,
         };
         tokio::spawn(gateway.run(drain.clone()));
         let agent = Agent::new(parts, drain);
         let serving = agent.serve(scope).context("cannot serve on loopback")?;
         tokio::spawn(agent.keep_warm());
         Ok((serving, evidence))
+    }
+}
+
+/// Lets in all that the agent takes, at once: a gateway gives one source an eighth of its places for
+/// handshakes, and here all come from one. It is the agent that keeps within the descriptors.
+fn gateway_limits(agent: &agent::Limits) -> gateway::Limits {
+    gateway::Limits {
+        tunnels: agent.connections.saturating_add(1).saturating_mul(8),
+        ..gateway::Limits::default()
     }
 }
 

@@ -41,6 +41,42 @@ fn input_and_output_are_the_command_s() {
     assert_eq!(stdout(&cat.output().unwrap()), "a line\n");
 }
 
+/// Connects so often at once, and only then asks for a page in each.
+const CROWD: &str = "
+import socket, ssl, sys, threading
+address, name, ca = sys.argv[1:]
+context = ssl.create_default_context(cafile=ca)
+connected = [socket.create_connection((address, 443)) for _ in range(60)]
+pages = []
+def fetch(connection):
+    with context.wrap_socket(connection, server_hostname=name) as session:
+        session.sendall(f'GET / HTTP/1.1\\r\\nHost: {name}\\r\\nConnection: close\\r\\n\\r\\n'.encode())
+        pages.append(b''.join(iter(lambda: session.recv(65536), b'')))
+threads = [threading.Thread(target=fetch, args=[connection]) for connection in connected]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+print(sum(name.encode() in page for page in pages))
+";
+
+#[test]
+fn connections_without_descriptors_wait_for_those_before_them() {
+    let machine = Machine::new();
+    let python = tools::locate("python3").unwrap().path;
+    let mut command = Command::new("sh");
+    // Room for 24 connections at four descriptors each, beside those that are no connection's.
+    command.args(["-c", "ulimit -n 160; exec \"$@\"", "sh"]);
+    command.arg(&machine.program).arg("run").args(allow_en());
+    command.arg("--").arg(python).args(["-c", CROWD]);
+    command.args([&EN.v4.to_string(), EN.name]);
+    command.arg(machine.authority.certificate());
+    machine.place(&mut command);
+    let output = command.output().unwrap();
+    assert_eq!(stdout(&output), "60\n", "{output:?}");
+    let said = stderr(&output);
+    assert!(!said.contains("cannot accept"), "{said}");
+    machine.assert_nothing_is_left();
+}
+
 #[test]
 fn limits_are_the_command_s_although_ours_are_higher() {
     let machine = Machine::new();
