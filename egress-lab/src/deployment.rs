@@ -51,7 +51,9 @@ pub struct Setup<'a> {
     pub agent_answers: &'a str,
     /// How long a drain may take, such as `60s`.
     pub drain: &'a str,
-    /// The most files that the gateway may open; as many as the administrator allows otherwise.
+    /// The most files that the agent may open; as many as the administrator allows otherwise.
+    pub agent_descriptors: Option<u64>,
+    /// The same for the gateway.
     pub gateway_descriptors: Option<u64>,
     /// More lines for the gateway's configuration.
     pub gateway: &'a [&'a str],
@@ -348,7 +350,10 @@ fn start(
         drain = setup.drain,
     );
     fs::write(&configuration, text)?;
-    let most = setup.gateway_descriptors.filter(|_| hop == Hop::Gateway);
+    let most = match hop {
+        Hop::Agent => setup.agent_descriptors,
+        Hop::Gateway => setup.gateway_descriptors,
+    };
     start_configured(lab, hop, home, (setup.program, most), &configuration)
 }
 

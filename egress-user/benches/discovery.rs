@@ -58,6 +58,7 @@ fn main() {
         workload_api: None,
         agent_answers: "/readyz",
         drain: "1s",
+        agent_descriptors: None,
         gateway_descriptors: None,
         gateway: &[],
         agent: &[],

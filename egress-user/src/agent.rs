@@ -9,6 +9,7 @@ mod existing;
 mod gate;
 pub mod handover;
 pub mod listener;
+mod places;
 pub mod scopes;
 pub mod tunnels;
 
@@ -18,7 +19,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::net::TcpStream;
-use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{Semaphore, watch};
 
 use crate::addr::ClientAddr;
 use crate::descriptors;
@@ -31,6 +32,7 @@ use connection::Accepted;
 use directory::Directory;
 use gate::Gate;
 use listener::{BoundScope, Listener};
+use places::{Place, Places};
 use tunnels::Tunnels;
 
 /// How often warm tunnels that are stale or dead are looked for, and gateways that are to be
@@ -51,28 +53,43 @@ pub struct Limits {
     pub idle: Duration,
     /// Connections at once; each is two descriptors while it is carried.
     pub connections: usize,
-    /// Connections at once of one scope, so that no workload takes the place of all.
+    /// Connections at once of one scope, so that it does not take the place of all.
     pub of_scope: usize,
+    /// Connections at once of one workload in a scope, so that it does not take the place of the
+    /// others there.
+    pub of_workload: usize,
+    /// How many of those may have sent no ClientHello yet, once half of the places are taken.
+    pub unheard_of_workload: usize,
 }
 
 impl Limits {
-    /// The usual limits, as far as this process may open files: a scope may have half of the
-    /// connections.
+    /// The usual limits, as far as this process may open files.
     pub fn within_descriptors() -> Limits {
-        let whole = Limits::of_one_scope(descriptors::room_for(2));
+        Limits::within(descriptors::room_for(2))
+    }
+
+    /// The usual limits where there is room for so many connections: a scope may have half of them,
+    /// and a workload half of those of its scope.
+    fn within(room: usize) -> Limits {
+        let whole = Limits::of_one_workload(room);
+        let of_scope = whole.connections.div_ceil(2);
         Limits {
-            of_scope: whole.connections.div_ceil(2),
+            of_scope,
+            of_workload: of_scope.div_ceil(2),
+            unheard_of_workload: of_scope.div_ceil(8),
             ..whole
         }
     }
 
-    /// The usual limits where there is one scope, and room for so many connections.
-    pub fn of_one_scope(room: usize) -> Limits {
+    /// The usual limits where there is room for so many connections, and nobody to leave any to.
+    pub fn of_one_workload(room: usize) -> Limits {
         let usual = Limits::default();
         let connections = usual.connections.min(room);
         Limits {
             connections,
             of_scope: connections,
+            of_workload: connections,
+            unheard_of_workload: connections,
             ..usual
         }
     }
@@ -87,6 +104,8 @@ impl Default for Limits {
             idle: Duration::from_secs(3600),
             connections: 16 * 1024,
             of_scope: 16 * 1024,
+            of_workload: 16 * 1024,
+            unheard_of_workload: 16 * 1024,
         }
     }
 }
@@ -170,13 +189,10 @@ impl Agent {
         let (stop, stopped) = watch::channel(());
         let cookie = scope.cookie();
         self.offered().insert(cookie, scope.copies()?);
-        let permits = Permits {
-            of_scope: Arc::new(Semaphore::new(self.shared.limits.of_scope)),
-            of_all: self.permits.clone(),
-        };
+        let places = Places::of_scope(&self.shared.limits, self.permits.clone());
         for listener in scope.into_listeners()? {
             let (agent, stopped) = (self.clone(), stopped.clone());
-            tokio::spawn(agent.accept_all(listener, permits.clone(), stopped));
+            tokio::spawn(agent.accept_all(listener, places.clone(), stopped));
         }
         Ok(Serving {
             _stop: stop,
@@ -227,20 +243,20 @@ impl Agent {
     async fn accept_all(
         mut self,
         listener: Listener,
-        permits: Permits,
+        places: Places,
         mut stopped: watch::Receiver<()>,
     ) {
         let gate = self.gate.clone();
         let mut passage = gate.passage();
         loop {
             let accepted = tokio::select! {
-                accepted = accept(&listener, &permits), if passage.is_open() => accepted,
+                accepted = accept(&listener, &places), if passage.is_open() => accepted,
                 () = passage.changed() => continue,
                 _ = stopped.changed() => return,
                 () = self.drain.draining() => return,
             };
             match accepted {
-                Ok((socket, client, permit)) => self.claim(&listener, socket, client, permit),
+                Ok((socket, client, place)) => self.claim(&listener, socket, client, place),
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept a captured connection");
                     // Out of descriptors is over once others have ended; spinning helps nobody.
@@ -251,7 +267,7 @@ impl Agent {
     }
 
     /// Serves the connection if it was redirected here, and resets it otherwise.
-    fn claim(&self, listener: &Listener, socket: TcpStream, client: ClientAddr, permit: Permit) {
+    fn claim(&self, listener: &Listener, socket: TcpStream, client: ClientAddr, place: Place) {
         let shared = self.shared.clone();
         let Some(flow) = shared.flows.claim(listener.cookie(), client, &socket) else {
             tracing::debug!(%client, "closed a connection that was not redirected here");
@@ -263,12 +279,10 @@ impl Agent {
             socket,
             client,
             flow,
+            place,
         };
         let drain = self.drain.clone();
-        tokio::spawn(async move {
-            connection::serve(shared, accepted, drain).await;
-            drop(permit);
-        });
+        tokio::spawn(connection::serve(shared, accepted, drain));
     }
 }
 
@@ -308,56 +322,12 @@ impl Listening {
     }
 }
 
-/// Places for connections.
-#[derive(Clone)]
-struct Permits {
-    of_scope: Arc<Semaphore>,
-    of_all: Arc<Semaphore>,
-}
-
-/// A place among those of a scope and among all.
-struct Permit {
-    _of_scope: OwnedSemaphorePermit,
-    _of_all: OwnedSemaphorePermit,
-}
-
-impl Permits {
-    /// The scope's first: a scope that is full waits without holding up others.
-    async fn take(&self) -> Result<Permit, AcquireError> {
-        Ok(Permit {
-            _of_scope: self.of_scope.clone().acquire_owned().await?,
-            _of_all: self.of_all.clone().acquire_owned().await?,
-        })
-    }
-}
-
-/// Takes a permit first, so that a full agent leaves connections in the kernel's queue.
+/// Takes a place first, so that a full agent leaves connections in the kernel's queue.
 async fn accept(
     listener: &Listener,
-    permits: &Permits,
-) -> io::Result<(TcpStream, ClientAddr, Permit)> {
-    let permit = permits.take().await.map_err(io::Error::other)?;
+    places: &Places,
+) -> io::Result<(TcpStream, ClientAddr, Place)> {
+    let place = places.take().await.map_err(io::Error::other)?;
     let (socket, client) = listener.accept().await?;
-    Ok((socket, client, permit))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test(start_paused = true)]
-    async fn a_scope_that_is_full_leaves_room_for_another() {
-        let of_all = Arc::new(Semaphore::new(4));
-        let scope = || Permits {
-            of_scope: Arc::new(Semaphore::new(2)),
-            of_all: of_all.clone(),
-        };
-        let (full, other) = (scope(), scope());
-        let held = [full.take().await.unwrap(), full.take().await.unwrap()];
-        let waiting = tokio::time::timeout(Duration::from_secs(1), full.take());
-        assert!(waiting.await.is_err());
-        let _other = [other.take().await.unwrap(), other.take().await.unwrap()];
-        drop(held);
-        full.take().await.unwrap();
-    }
+    Ok((socket, client, place))
 }

@@ -152,6 +152,14 @@ impl Cgroup2 {
         })
     }
 
+    /// Of a [path](Self::path_of) the part that one owner's processes cannot leave: up to the topmost
+    /// cgroup that others than root can change, or cannot be looked at, as below it they make
+    /// cgroups as they like. The whole path when all of it is root's.
+    pub fn of_one_owner<'a>(&self, path: &'a str) -> &'a str {
+        let is_closed = |upper: &str| is_of_root(&self.mount.join(upper.trim_start_matches('/')));
+        up_to_the_first_open(path, is_closed)
+    }
+
     /// Opens the cgroup with this id: cgroup ids are the file handles of their directories.
     fn open_by_id(&self, id: u64) -> io::Result<OwnedFd> {
         /// `FILEID_KERNFS` of the kernel's `exportfs.h`: the handle is a 64-bit node id.
@@ -299,6 +307,13 @@ fn is_of_root(path: &Path) -> bool {
             fs::metadata(path)
                 .is_ok_and(|metadata| metadata.uid() == 0 && metadata.mode() & 0o022 == 0)
         })
+}
+
+/// Of a cgroup's path the shortest part that is not closed, or else the path.
+fn up_to_the_first_open(path: &str, is_closed: impl Fn(&str) -> bool) -> &str {
+    let ends = path.match_indices('/').map(|(at, _)| at).skip(1);
+    let mut uppers = ends.filter_map(|end| path.get(..end));
+    uppers.find(|upper| !is_closed(upper)).unwrap_or(path)
 }
 
 /// The path of a cgroup as records and rules have it.

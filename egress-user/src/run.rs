@@ -242,7 +242,7 @@ impl Halves {
         let events = events.context("somebody else reads what the kernel tells")?;
         let directory = Directory::new(cgroups, KnownWorkloads::default());
         let evidence = Evidence::start(events, self.recorder.clone(), directory.clone())?;
-        let limits = agent::Limits::of_one_scope(descriptors::room_for(DESCRIPTORS));
+        let limits = agent::Limits::of_one_workload(descriptors::room_for(DESCRIPTORS));
         let identities = Identities::new()?;
         let gateway = Gateway::bind(GatewayParts {
             raw: None,

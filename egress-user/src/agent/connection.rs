@@ -7,6 +7,7 @@ use tokio::net::TcpStream;
 
 use super::Shared;
 use super::capture::FlowRecord;
+use super::places::Place;
 use super::tunnels::{AgentTunnel, Lease, Tried};
 use crate::addr::ClientAddr;
 use crate::connection_id::ConnectionId;
@@ -29,6 +30,7 @@ pub(super) struct Accepted {
     pub(super) socket: TcpStream,
     pub(super) client: ClientAddr,
     pub(super) flow: FlowRecord,
+    pub(super) place: Place,
 }
 
 /// How a connection ended that was not carried to its own end.
@@ -36,6 +38,8 @@ enum Ending {
     ClosedBeforeHello,
     /// Before the first byte of the origin: the client can be told by an alert.
     Refused(Refusal),
+    /// To make room at once: a client could take its time to hear why.
+    Shed(Refusal),
     /// In the middle of the client's session: nothing can be said any more.
     Cut(Refusal),
 }
@@ -79,6 +83,10 @@ pub(super) async fn serve(shared: Arc<Shared>, mut accepted: Accepted, mut drain
             record.refused(refusal);
             farewell::say(accepted.socket, &alert).await;
         }
+        Err(Ending::Shed(refusal)) => {
+            record.refused(refusal);
+            farewell::reset(accepted.socket);
+        }
         // Decided, not broken: the client's session ends, and its TLS knows that it was cut.
         Err(Ending::Cut(refusal)) if refusal.class == Class::Denied => record.refused(refusal),
         Err(Ending::Cut(refusal)) => {
@@ -102,9 +110,11 @@ async fn open(
     accepted: &mut Accepted,
     record: &mut Pending,
 ) -> Result<Stream, Ending> {
+    take_place(shared, accepted, record).map_err(Ending::Shed)?;
     shared.recorder.takes_records()?;
     let limit = shared.limits.hello;
     let intake = intake::read_hello(&mut accepted.socket, limit, record).await?;
+    accepted.place.heard();
     // Now, and not when it was accepted: a hello may take its time.
     let policy = in_force.now();
     record.policy = Some(policy.digest().to_string());
@@ -131,6 +141,13 @@ fn describe(record: &mut Pending, shared: &Shared, accepted: &Accepted) {
     record.workload = shared
         .directory
         .workload(Some(flow.cgroup), Some(process.uid));
+}
+
+/// Counts the connection as one of its workload's. Those of cgroups that are gone count together.
+fn take_place(shared: &Shared, accepted: &mut Accepted, record: &Pending) -> Result<(), Refusal> {
+    let cgroup = record.workload.cgroup.as_deref();
+    let workload = cgroup.map(|cgroup| shared.directory.cgroups().of_one_owner(cgroup));
+    accepted.place.belongs_to(workload.unwrap_or_default())
 }
 
 fn open_header(

@@ -33,6 +33,15 @@ fn a_path_that_is_not_utf8_stays_below_its_parents() {
 }
 
 #[test]
+fn cgroups_of_somebody_s_own_making_are_one() {
+    let owned = |upper: &str| !upper.starts_with("/user/1000");
+    assert_eq!(up_to_the_first_open("/user/1000/a/b", owned), "/user/1000");
+    assert_eq!(up_to_the_first_open("/user/1000", owned), "/user/1000");
+    assert_eq!(up_to_the_first_open("/jobs/a", owned), "/jobs/a");
+    assert_eq!(up_to_the_first_open("/", owned), "/");
+}
+
+#[test]
 fn an_id_leads_back_to_its_path() {
     let Ok(cgroup2) = Cgroup2::find() else {
         panic!("these tests need a cgroup v2 hierarchy");

@@ -1,8 +1,10 @@
-//! A gateway with room for little, and strangers who take what they can of it.
+//! Little room, and those who take what they can of it: strangers at a gateway, a workload at an
+//! agent.
 
-use egress_lab::Process;
+use std::fs;
+
 use egress_lab::deployment::{ADMIN, TUNNEL_PORT};
-use egress_lab::http;
+use egress_lab::{Process, http, tools};
 
 use crate::clients::curl;
 use crate::world::{EN, Wish, World};
@@ -57,4 +59,57 @@ fn descriptors_that_strangers_hold_are_not_missed() {
             5
         );
     }
+}
+
+/// Connects so often and says nothing, and waits until only as many are left as it is let have.
+const GREEDY: &str = "
+import select, socket, sys, time
+address, count, left = (sys.argv[1], 443), int(sys.argv[2]), int(sys.argv[3])
+held, poll = {}, select.poll()
+for _ in range(count):
+    connection = socket.create_connection(address)
+    held[connection.fileno()] = connection
+    poll.register(connection, select.POLLRDHUP)
+while len(held) > left:
+    for descriptor, _ in poll.poll():
+        poll.unregister(descriptor)
+        held.pop(descriptor).close()
+print('held', flush=True)
+time.sleep(600)
+";
+
+/// Places for 168 connections, of which the namespace has 84: one workload's part is 42.
+#[test]
+fn a_workload_that_says_nothing_leaves_room_for_another_in_its_namespace() {
+    let world = World::with(&Wish {
+        agent_descriptors: Some(400),
+        ..Wish::default()
+    });
+    let greedy = world.cgroup.path().join("greedy");
+    fs::create_dir(&greedy).unwrap();
+    let mut command = world.uncaptured("sh");
+    let join = "echo $$ > \"$0/cgroup.procs\"; exec \"$@\"";
+    command.args(["-c", join]).arg(&greedy);
+    command.arg(tools::locate("python3").unwrap().path);
+    command.args(["-c", GREEDY, &EN.v4.to_string(), "300", "42"]);
+    let mut command = Process::start(command, "greedy", world.lab.directory()).unwrap();
+    command.says("held").unwrap();
+    for _ in 0..5 {
+        curl(&world, EN.name, EN.v4.into()).assert_page_of(EN.name);
+    }
+    assert_eq!(world.origins.arrived(&world.lab, EN.name).unwrap().len(), 5);
+    drop(command);
+    let records = world.finish();
+    let with = |field: &'static str, value: &'static str| {
+        let records = records.agent.iter();
+        records.filter(move |record| record.text(field) == value)
+    };
+    assert_eq!(with("verdict", "allowed").count(), 5);
+    let shed: Vec<_> = with("reason", "workload_connection_limit").collect();
+    // All but 42, and fewer only when those were so slow that some of them ran out of time.
+    assert!(shed.len() > 42, "{}", shed.len());
+    assert!(
+        shed.iter()
+            .all(|record| record.text("verdict") == "refused")
+    );
 }

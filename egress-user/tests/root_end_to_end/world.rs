@@ -59,6 +59,8 @@ pub(crate) struct Wish<'a> {
     /// More lines for the agent's configuration.
     pub(crate) agent: &'a [&'a str],
     pub(crate) capture: &'a [&'a str],
+    /// The most files that the agent may open.
+    pub(crate) agent_descriptors: Option<u64>,
     /// The most files that the gateway may open.
     pub(crate) gateway_descriptors: Option<u64>,
     /// More lines for the gateway's configuration.
@@ -91,6 +93,7 @@ impl Default for Wish<'_> {
             drain: "60s",
             agent: &[],
             capture: &[],
+            agent_descriptors: None,
             gateway_descriptors: None,
             gateway: &[],
             gateways: &[TUNNEL_PORT],
@@ -297,6 +300,7 @@ fn deploy(lab: &Lab, cgroup: &Cgroup, wish: &Wish<'_>) -> Deployment {
         drain: wish.drain,
         agent: wish.agent,
         capture: wish.capture,
+        agent_descriptors: wish.agent_descriptors,
         gateway_descriptors: wish.gateway_descriptors,
         gateway: wish.gateway,
         gateways: wish.gateways,

@@ -102,6 +102,7 @@ impl Stage {
             bundle: &self.pki.join("ca.pem"),
             crl: None,
             workload_api: None,
+            agent_descriptors: None,
             gateway_descriptors: None,
             gateway: &[],
             agent_answers: "/readyz",
