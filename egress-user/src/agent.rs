@@ -25,6 +25,7 @@ use crate::addr::ClientAddr;
 use crate::descriptors;
 use crate::drain::Drain;
 use crate::in_force::InForce;
+use crate::intake::Allowance;
 use crate::netns::{Listeners, NetnsCookie};
 use crate::record::Recorder;
 use capture::Flows;
@@ -140,6 +141,8 @@ struct Shared {
 pub struct Agent {
     shared: Arc<Shared>,
     permits: Arc<Semaphore>,
+    /// What large hellos may take.
+    hellos: Arc<Allowance>,
     gate: Arc<Gate>,
     /// What is listened on, for a successor.
     listeners: Arc<Mutex<HashMap<NetnsCookie, Listeners>>>,
@@ -170,6 +173,7 @@ impl Agent {
     pub fn new(parts: AgentParts, drain: Drain) -> Agent {
         Agent {
             permits: Arc::new(Semaphore::new(parts.limits.connections)),
+            hellos: Allowance::of_process(),
             shared: Arc::new(Shared {
                 flows: parts.flows,
                 tunnels: parts.tunnels,
@@ -189,7 +193,7 @@ impl Agent {
         let (stop, stopped) = watch::channel(());
         let cookie = scope.cookie();
         self.offered().insert(cookie, scope.copies()?);
-        let places = Places::of_scope(&self.shared.limits, self.permits.clone());
+        let places = Places::of_scope(&self.shared.limits, self.permits.clone(), &self.hellos);
         for listener in scope.into_listeners()? {
             let (agent, stopped) = (self.clone(), stopped.clone());
             tokio::spawn(agent.accept_all(listener, places.clone(), stopped));

@@ -31,7 +31,8 @@ use serde::{Serialize, Serializer};
 ///
 /// The extensions of a hello cannot exceed 64 KiB (RFC 8446 §4.1.2), and the largest that
 /// clients send, with post-quantum key shares, stay under 20 KB. The cap is also what one
-/// connection may hold in memory before anything about it is known.
+/// connection may hold in memory before anything about it is known; how much all may, the reader
+/// bounds.
 pub const MAX_HELLO: usize = 64 * 1024;
 
 /// The most extensions that a ClientHello may carry.
@@ -75,7 +76,7 @@ impl Parser {
         }
         let read = match self.records.message(stream) {
             Ok(None) => return Progress::NeedMore,
-            Ok(Some(message)) => body::read(message),
+            Ok(Some(message)) => body::read(&message),
             Err(why) => Err(why),
         };
         match read {

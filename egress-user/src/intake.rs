@@ -2,7 +2,10 @@
 //! within a size and a deadline, and asks the policy. The exact bytes that were read are
 //! kept: they are what is judged and forwarded.
 
+mod allowance;
+
 use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -19,6 +22,10 @@ use crate::refusal::{Class, Refusal};
 use crate::tunnel::frame::ResetCode;
 use crate::tunnel::raw::Raw;
 use crate::tunnel::stream::{Transport, Tunnel};
+
+pub use allowance::Allowance;
+
+use allowance::Taken;
 
 /// Most hellos fit; a larger one grows the buffer once or twice.
 const USUAL_HELLO: usize = 2048;
@@ -64,6 +71,8 @@ pub struct Intake {
     /// What comes of the session before the rest is nobody's business, and may hold back some of
     /// what was read.
     pub flight: FirstFlight,
+    /// As long as the bytes are there.
+    _taken: Taken,
 }
 
 impl Intake {
@@ -116,6 +125,8 @@ pub enum IntakeError {
     ClosedBeforeHello,
     /// The client left in the middle of its hello.
     ClosedInHello,
+    /// The hello is larger than most, and too many such are in hand.
+    NoRoom,
     /// The deadline passed.
     TooSlow,
     /// The stream broke.
@@ -130,6 +141,8 @@ impl IntakeError {
         match self {
             IntakeError::ClosedBeforeHello => Refusal::new(Class::Malformed, CLOSED_BEFORE_HELLO),
             IntakeError::ClosedInHello => Refusal::new(Class::Malformed, "closed_in_hello"),
+            // Somewhere else there may be room.
+            IntakeError::NoRoom => Refusal::new(Class::Busy, "large_hello_limit"),
             IntakeError::TooSlow => Refusal::new(Class::Malformed, TOO_SLOW),
             IntakeError::Broken(refusal) => refusal.clone(),
             IntakeError::Refused(not) => Refusal::new(not.class(), not.reason()),
@@ -144,14 +157,16 @@ impl IntakeError {
     }
 }
 
-/// Reads until the hello is whole, the bytes prove that they are none, or `limit` is over. The
-/// record says what was read.
+/// Reads until the hello is whole, the bytes prove that they are none, what is taken of `allowance`
+/// is too much, or `limit` is over. The record says what was read.
 pub async fn read_hello(
     source: &mut impl Source,
+    allowance: &Arc<Allowance>,
     limit: Duration,
     record: &mut Pending,
 ) -> Result<Intake, IntakeError> {
-    let intake = read(source, Instant::now() + limit).await;
+    let taken = Taken::nothing(allowance);
+    let intake = read(source, taken, Instant::now() + limit).await;
     record.timings.hello = Some(record.started().elapsed().into());
     match &intake {
         Ok(intake) => intake.describe(record),
@@ -160,7 +175,11 @@ pub async fn read_hello(
     intake
 }
 
-async fn read(source: &mut impl Source, deadline: Instant) -> Result<Intake, IntakeError> {
+async fn read(
+    source: &mut impl Source,
+    mut taken: Taken,
+    deadline: Instant,
+) -> Result<Intake, IntakeError> {
     let mut bytes = BytesMut::with_capacity(USUAL_HELLO);
     let mut parser = Parser::new();
     loop {
@@ -171,9 +190,12 @@ async fn read(source: &mut impl Source, deadline: Instant) -> Result<Intake, Int
             Err(error) => return Err(IntakeError::Broken(error)),
             Ok(_) => {}
         }
+        if !taken.cover(bytes.len()) {
+            return Err(IntakeError::NoRoom);
+        }
         // Never NeedMore once MAX_HELLO bytes are there, which bounds the buffer.
         match parser.advance(&bytes) {
-            Progress::Hello(hello) => return whole(hello, bytes, parser.end()),
+            Progress::Hello(hello) => return whole(hello, (bytes, taken), parser.end()),
             Progress::Not(not) => return Err(IntakeError::Refused(not)),
             Progress::NeedMore => {}
         }
@@ -181,7 +203,11 @@ async fn read(source: &mut impl Source, deadline: Instant) -> Result<Intake, Int
 }
 
 /// Behind the hello, which ends at `end`, early data may stand, or what must wait.
-fn whole(hello: Box<ClientHello>, mut bytes: BytesMut, end: usize) -> Result<Intake, IntakeError> {
+fn whole(
+    hello: Box<ClientHello>,
+    (mut bytes, taken): (BytesMut, Taken),
+    end: usize,
+) -> Result<Intake, IntakeError> {
     let rest = bytes.split_off(end.min(bytes.len()));
     let mut flight = FirstFlight::of(hello.server_name.clone());
     flight.client_sent(&rest).map_err(|_| {
@@ -193,5 +219,6 @@ fn whole(hello: Box<ClientHello>, mut bytes: BytesMut, end: usize) -> Result<Int
         hello,
         bytes,
         flight,
+        _taken: taken,
     })
 }

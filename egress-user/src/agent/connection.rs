@@ -15,7 +15,7 @@ use crate::drain::Drain;
 use crate::farewell;
 use crate::hello::{self, FirstFlight};
 use crate::in_force::InForce;
-use crate::intake::{self, Intake, IntakeError};
+use crate::intake::{self, Allowance, Intake, IntakeError};
 use crate::policy::{Admitted, Digest, Policy};
 use crate::record::{ClosedBy, Hop, Pending};
 use crate::refusal::{Class, Refusal};
@@ -110,10 +110,10 @@ async fn open(
     accepted: &mut Accepted,
     record: &mut Pending,
 ) -> Result<Stream, Ending> {
-    take_place(shared, accepted, record).map_err(Ending::Shed)?;
+    let hellos = take_place(shared, accepted, record).map_err(Ending::Shed)?;
     shared.recorder.takes_records()?;
     let limit = shared.limits.hello;
-    let intake = intake::read_hello(&mut accepted.socket, limit, record).await?;
+    let intake = intake::read_hello(&mut accepted.socket, &hellos, limit, record).await?;
     accepted.place.heard();
     // Now, and not when it was accepted: a hello may take its time.
     let policy = in_force.now();
@@ -144,7 +144,11 @@ fn describe(record: &mut Pending, shared: &Shared, accepted: &Accepted) {
 }
 
 /// Counts the connection as one of its workload's. Those of cgroups that are gone count together.
-fn take_place(shared: &Shared, accepted: &mut Accepted, record: &Pending) -> Result<(), Refusal> {
+fn take_place(
+    shared: &Shared,
+    accepted: &mut Accepted,
+    record: &Pending,
+) -> Result<Arc<Allowance>, Refusal> {
     let cgroup = record.workload.cgroup.as_deref();
     let workload = cgroup.map(|cgroup| shared.directory.cgroups().of_one_owner(cgroup));
     accepted.place.belongs_to(workload.unwrap_or_default())

@@ -9,7 +9,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore};
 
 use super::Limits;
+use crate::intake::Allowance;
 use crate::refusal::{Class, Refusal};
+
+/// A scope may have this part of what large hellos take, and a workload this part of its scope's.
+const PART: usize = 4;
 
 /// The places of one scope. Cheap to clone.
 #[derive(Clone)]
@@ -22,23 +26,29 @@ pub(super) struct Places {
 /// Who has the places of a scope.
 struct Workloads {
     limits: Limits,
+    hellos: Arc<Allowance>,
     held: Mutex<HashMap<String, Held>>,
 }
 
-#[derive(Default)]
 struct Held {
     connections: usize,
     unheard: usize,
+    hellos: Arc<Allowance>,
 }
 
 impl Places {
     /// The places of a new scope, among those `of_all`.
-    pub(super) fn of_scope(limits: &Limits, of_all: Arc<Semaphore>) -> Places {
+    pub(super) fn of_scope(
+        limits: &Limits,
+        of_all: Arc<Semaphore>,
+        hellos: &Arc<Allowance>,
+    ) -> Places {
         Places {
             of_scope: Arc::new(Semaphore::new(limits.of_scope)),
             of_all,
             workloads: Arc::new(Workloads {
                 limits: limits.clone(),
+                hellos: hellos.part(PART),
                 held: Mutex::default(),
             }),
         }
@@ -65,18 +75,21 @@ pub(super) struct Place {
 }
 
 impl Place {
-    /// Counts the place as one of the workload's.
+    /// Counts the place as one of the workload's, and gives what the workload's large hellos may
+    /// take.
     ///
     /// # Errors
     /// When the workload has its part of them already.
-    pub(super) fn belongs_to(&mut self, workload: &str) -> Result<(), Refusal> {
+    pub(super) fn belongs_to(&mut self, workload: &str) -> Result<Arc<Allowance>, Refusal> {
         let limits = &self.workloads.limits;
         let unheard = match self.is_scarce() {
             true => limits.unheard_of_workload,
             false => limits.of_workload,
         };
         let mut table = self.workloads.lock();
-        let held = table.entry(workload.to_owned()).or_default();
+        let held = table
+            .entry(workload.to_owned())
+            .or_insert_with(|| self.workloads.unused());
         // One that has none may always have one, so none is left behind that has none.
         if held.connections > 0
             && (held.connections >= limits.of_workload || held.unheard >= unheard)
@@ -85,13 +98,14 @@ impl Place {
         }
         held.connections += 1;
         held.unheard += 1;
+        let hellos = held.hellos.clone();
         drop(table);
         self.share = Some(Share {
             workloads: self.workloads.clone(),
             workload: workload.to_owned(),
             unheard: true,
         });
-        Ok(())
+        Ok(hellos)
     }
 
     /// The ClientHello has come.
@@ -144,6 +158,14 @@ impl Drop for Share {
 }
 
 impl Workloads {
+    fn unused(&self) -> Held {
+        Held {
+            connections: 0,
+            unheard: 0,
+            hellos: self.hellos.part(PART),
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, HashMap<String, Held>> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -158,7 +180,7 @@ mod tests {
     fn places(connections: usize) -> Places {
         let limits = Limits::within(connections);
         let of_all = Arc::new(Semaphore::new(limits.connections));
-        Places::of_scope(&limits, of_all)
+        Places::of_scope(&limits, of_all, &Allowance::of_process())
     }
 
     /// As many as the workload gets.
@@ -167,7 +189,7 @@ mod tests {
         loop {
             let mut place = places.take().await.unwrap();
             match place.belongs_to(workload) {
-                Ok(()) => held.push(place),
+                Ok(_) => held.push(place),
                 Err(refusal) => {
                     assert_eq!(refusal.reason, "workload_connection_limit");
                     return held;
@@ -179,8 +201,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_scope_that_is_full_leaves_room_for_another() {
         let limits = Limits::within(4);
-        let of_all = Arc::new(Semaphore::new(4));
-        let [full, other] = [(); 2].map(|()| Places::of_scope(&limits, of_all.clone()));
+        let (of_all, hellos) = (Arc::new(Semaphore::new(4)), Allowance::of_process());
+        let [full, other] = [(); 2].map(|()| Places::of_scope(&limits, of_all.clone(), &hellos));
         let held = [full.take().await.unwrap(), full.take().await.unwrap()];
         let waiting = tokio::time::timeout(Duration::from_secs(1), full.take());
         assert!(waiting.await.is_err());
@@ -223,6 +245,20 @@ mod tests {
         assert_eq!(all(&places, "/jobs/a").await.len(), 0);
         drop(held.pop());
         assert_eq!(all(&places, "/jobs/a").await.len(), 1);
+    }
+
+    #[tokio::test]
+    async fn the_large_hellos_of_a_workload_are_counted_together() {
+        let places = places(128);
+        let mut held = Vec::new();
+        let mut hellos = Vec::new();
+        for workload in ["/jobs/a", "/jobs/a", "/jobs/b"] {
+            let mut place = places.take().await.unwrap();
+            hellos.push(place.belongs_to(workload).unwrap());
+            held.push(place);
+        }
+        assert!(Arc::ptr_eq(&hellos[0], &hellos[1]));
+        assert!(!Arc::ptr_eq(&hellos[0], &hellos[2]));
     }
 
     #[tokio::test]

@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::hello::ServerName;
+use crate::intake::Allowance;
 use crate::policy::Workloads;
 use crate::refusal::{Class, Refusal};
 use crate::tunnel::identity::{IdPattern, SpiffeId};
@@ -27,6 +28,9 @@ const MAX_WORKLOADS: usize = 64 * 1024;
 
 /// How many of them may be those of one agent: it says itself who they are, and could make them up.
 const MAX_OF_AGENT: usize = MAX_WORKLOADS / 4;
+
+/// An agent may have this part of what large hellos take.
+const PART_OF_HELLOS: usize = 4;
 
 /// How often what is over is forgotten.
 const SWEEP: Duration = Duration::from_secs(60);
@@ -138,6 +142,8 @@ pub(super) struct Agents {
     quotas: Quotas,
     /// Names are kept as their hash under keys that nobody outside can guess.
     hasher: RandomState,
+    /// What large hellos may take.
+    hellos: Arc<Allowance>,
     tables: Mutex<Tables>,
 }
 
@@ -208,6 +214,8 @@ struct AgentUse {
     /// Its entries in the table of workloads.
     workloads: usize,
     usage: Usage,
+    /// What large hellos in its tunnels may take, once it had one.
+    hellos: Option<Arc<Allowance>>,
 }
 
 impl AgentUse {
@@ -241,6 +249,7 @@ impl Agents {
             rules,
             quotas,
             hasher: RandomState::new(),
+            hellos: Allowance::of_process(),
             tables: Mutex::default(),
         })
     }
@@ -256,7 +265,10 @@ impl Agents {
             return Err(Refusal::new(Class::Busy, "agent_tunnel_limit"));
         }
         entry.tunnels += 1;
+        let hellos = &mut entry.hellos;
+        let hellos = hellos.get_or_insert_with(|| self.hellos.part(PART_OF_HELLOS));
         Ok(TunnelPass {
+            hellos: hellos.clone(),
             agents: self.clone(),
             agent: agent.clone(),
         })
@@ -277,6 +289,7 @@ impl Agents {
 
 /// A tunnel of an agent that may connect.
 pub(super) struct TunnelPass {
+    hellos: Arc<Allowance>,
     agents: Arc<Agents>,
     agent: SpiffeId,
 }
@@ -321,6 +334,11 @@ pub(super) struct StreamPass<'a> {
 }
 
 impl StreamPass<'_> {
+    /// What the agent's large hellos may take.
+    pub(super) fn hellos(&self) -> &Arc<Allowance> {
+        &self.tunnel.hellos
+    }
+
     /// Counts the name that the connection is for, before anybody is asked about it.
     pub(super) fn name(&self, name: &ServerName) -> Result<(), Refusal> {
         let agents = &self.tunnel.agents;

@@ -142,7 +142,7 @@ async fn open<'a>(
     let header = header?;
     let pass = pass.stream(&header.workload)?;
     let left = deadline.saturating_duration_since(Instant::now());
-    let intake = intake::read_hello(&mut Raw::new(transport), left, record).await;
+    let intake = intake::read_hello(&mut Raw::new(transport), pass.hellos(), left, record).await;
     let intake = intake.map_err(|error| match error {
         IntakeError::ClosedBeforeHello => Ending::ClosedBeforeHello,
         IntakeError::Broken(refusal) => Ending::Stream(stream::Ending::Gone(refusal)),

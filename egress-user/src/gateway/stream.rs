@@ -119,7 +119,7 @@ async fn open<'a>(
 ) -> Result<Stream<'a>, Ending> {
     shared.recorder.takes_records()?;
     let pass = pass.stream(&header.workload)?;
-    let intake = intake::read_hello(tunnel, shared.limits.hello, record).await;
+    let intake = intake::read_hello(tunnel, pass.hellos(), shared.limits.hello, record).await;
     let intake = intake.map_err(|error| match error {
         IntakeError::Broken(refusal) => Ending::Gone(refusal),
         other => Ending::Refused(other.refusal()),

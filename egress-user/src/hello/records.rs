@@ -1,5 +1,7 @@
 //! From TLS records (RFC 8446 §5.1) to one whole handshake message.
 
+use std::borrow::Cow;
+
 use super::{MAX_HELLO, NotAHello, sniff};
 
 /// Content type, version and length.
@@ -27,8 +29,11 @@ pub(super) struct Records {
     at: usize,
     /// How much of the current record's fragment has not been read.
     left: usize,
-    /// The message so far, its header included.
-    message: Vec<u8>,
+    /// The header of the message, as far as it has been read.
+    header: [u8; MESSAGE_HEADER],
+    /// How much of the message has been read, its header included. Its bytes are in the stream, and
+    /// are not kept a second time while the rest is waited for.
+    read: usize,
     end: usize,
 }
 
@@ -40,9 +45,9 @@ impl Records {
     /// What is wrong with the records or with the header of the message, as soon as the
     /// bytes that show it are there.
     pub(super) fn message<'a>(
-        &'a mut self,
+        &mut self,
         stream: &'a [u8],
-    ) -> Result<Option<&'a [u8]>, NotAHello> {
+    ) -> Result<Option<Cow<'a, [u8]>>, NotAHello> {
         if self.at == 0 {
             if !sniff::is_handshake(stream)? {
                 return Ok(None);
@@ -50,14 +55,14 @@ impl Records {
             // Nearly every hello is one record that arrives in one segment: no copy then.
             if let Some(fragment) = lone_fragment(stream)? {
                 self.end = RECORD_HEADER + fragment.len();
-                return Ok(Some(fragment));
+                return Ok(Some(Cow::Borrowed(fragment)));
             }
         }
         loop {
             if self.left == 0 {
                 if self.is_whole()? {
                     self.end = self.at;
-                    return Ok(Some(&self.message));
+                    return Ok(Some(joined(stream.get(..self.end).unwrap_or(stream))));
                 }
                 if !self.open_record(stream)? {
                     return Ok(None);
@@ -101,7 +106,9 @@ impl Records {
         if fresh.is_empty() {
             return Ok(false);
         }
-        self.message.extend_from_slice(fresh);
+        let header = self.header.iter_mut().skip(self.read);
+        header.zip(fresh).for_each(|(place, byte)| *place = *byte);
+        self.read = self.read.saturating_add(fresh.len());
         self.at = self.at.saturating_add(fresh.len());
         self.left = self.left.saturating_sub(fresh.len());
         self.check_end()?;
@@ -110,18 +117,40 @@ impl Records {
 
     /// Whether the message is complete. Between records only.
     fn is_whole(&self) -> Result<bool, NotAHello> {
-        Ok(message_length(&self.message)? == Some(self.message.len()))
+        Ok(self.message_length()? == Some(self.read))
     }
 
     /// Refuses a record that goes on after the message: the first flight of a client is one
     /// message, and two readers could disagree about which of several counts.
     fn check_end(&self) -> Result<(), NotAHello> {
-        let end = self.message.len().saturating_add(self.left);
-        match message_length(&self.message)? {
+        let end = self.read.saturating_add(self.left);
+        match self.message_length()? {
             Some(length) if length < end => Err(NotAHello::TrailingBytes),
             _ => Ok(()),
         }
     }
+
+    fn message_length(&self) -> Result<Option<usize>, NotAHello> {
+        message_length(self.header.get(..self.read).unwrap_or(&self.header))
+    }
+}
+
+/// The fragments of whole records, one after the other; where there is one, it stays where it is.
+fn joined(records: &[u8]) -> Cow<'_, [u8]> {
+    let mut message: Cow<'_, [u8]> = Cow::default();
+    let mut rest = records;
+    while let Some((header, after)) = rest.split_first_chunk::<RECORD_HEADER>() {
+        let [_, _, _, high, low] = *header;
+        let length = usize::from(u16::from_be_bytes([high, low]));
+        let (fragment, next) = after.split_at_checked(length).unwrap_or((after, &[]));
+        if message.is_empty() {
+            message = Cow::Borrowed(fragment);
+        } else {
+            message.to_mut().extend_from_slice(fragment);
+        }
+        rest = next;
+    }
+    message
 }
 
 /// The message, if it is the whole of the first record and all there.

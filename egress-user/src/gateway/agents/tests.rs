@@ -197,3 +197,14 @@ fn a_table_without_room_is_swept_once_a_second() {
     assert_eq!(tables.workloads.len(), 1);
     assert_eq!(tables.agents.get(&id("/node/a")).unwrap().workloads, 1);
 }
+
+#[test]
+fn the_large_hellos_of_an_agent_are_counted_over_all_its_tunnels() {
+    let agents = agents(Quotas::default());
+    let [one, another, other] =
+        ["/node/a", "/node/a", "/node/b"].map(|path| agents.admit(&id(path)).unwrap());
+    let [one, another, other] =
+        [&one, &another, &other].map(|tunnel| tunnel.stream(&pod("web", "a")).unwrap());
+    assert!(Arc::ptr_eq(one.hellos(), another.hellos()));
+    assert!(!Arc::ptr_eq(one.hellos(), other.hellos()));
+}
