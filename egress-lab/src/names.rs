@@ -3,6 +3,8 @@
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
+use rustix::process::Signal;
+
 use crate::lab::Lab;
 use crate::process::Process;
 
@@ -44,6 +46,15 @@ impl Names {
         let mut process = Process::start(command, "dnsmasq", &home)?;
         process.says("started, version")?;
         Ok(Names { process })
+    }
+
+    /// Ends it: whoever asks hears nothing any more.
+    ///
+    /// # Errors
+    /// When it cannot be ended.
+    pub fn stop(&mut self) -> anyhow::Result<()> {
+        self.process.signal(Signal::KILL)?;
+        self.process.ended().map(drop)
     }
 
     /// The queries it has been asked, as `TYPE NAME`, in order.

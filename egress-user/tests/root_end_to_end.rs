@@ -34,6 +34,8 @@ mod drain;
 mod dying;
 #[path = "root_end_to_end/existing.rs"]
 mod existing;
+#[path = "root_end_to_end/failures.rs"]
+mod failures;
 #[path = "root_end_to_end/flights.rs"]
 mod flights;
 #[path = "root_end_to_end/gateways.rs"]
@@ -66,6 +68,5 @@ mod upgrade;
 mod upstream;
 #[path = "root_end_to_end/workload_api.rs"]
 mod workload_api;
-
 #[path = "root_end_to_end/workloads.rs"]
 mod workloads;

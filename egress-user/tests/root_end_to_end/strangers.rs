@@ -189,6 +189,27 @@ fn strangers_speak_for_whom_the_rules_say() {
     assert_outcome(&refused, "refused", "may_not_speak_for");
 }
 
+/// As a load balancer asks whether somebody is there, with a certificate of ours.
+#[test]
+fn a_stranger_that_goes_without_a_word_is_no_refusal() {
+    let world = world(TAKEN);
+    let mut openssl = world.lab.node.namespace.command("openssl").unwrap();
+    openssl
+        .args(["s_client", "-tls1_3", "-connect"])
+        .arg(format!("{}:{TUNNEL_PORT}", world.lab.gateway.v4));
+    for (option, file) in [
+        ("-CAfile", "ca.pem"),
+        ("-cert", "agent.pem"),
+        ("-key", "agent-key.pem"),
+    ] {
+        openssl.arg(option).arg(world.pki().join(file));
+    }
+    let answer = run(&mut openssl);
+    assert!(answer.stdout.contains("CONNECTED"), "{answer:#?}");
+    let [record] = finish(world);
+    assert_outcome(&record, "closed", "closed_before_hello");
+}
+
 /// An inner session over the pipes of `openssl s_client`.
 #[test]
 fn s_client_is_a_tunnel_too() {

@@ -26,8 +26,8 @@ const DIAL_LIMIT: Duration = Duration::from_secs(3);
 /// Why no gateway could be reached; the last one's reason.
 #[derive(Debug, thiserror::Error)]
 pub enum DialError {
-    /// No gateway is configured.
-    #[error("no gateway is configured")]
+    /// There is no address of any gateway: no name could be looked up, a moment ago or now.
+    #[error("the names of the gateways lead nowhere")]
     NoGateway,
     /// The gateway's name has no address.
     #[error("gateway {0} cannot be resolved: {1}")]
@@ -59,8 +59,7 @@ impl DialError {
     /// What a connection that needed a gateway is refused with.
     pub fn refusal(&self) -> Refusal {
         let reason = match self {
-            DialError::NoGateway => "no_gateway",
-            DialError::Resolve(..) => "gateway_unresolved",
+            DialError::NoGateway | DialError::Resolve(..) => "gateway_unresolved",
             DialError::Connect(_, error) if descriptors::are_spent(error) => descriptors::SPENT,
             DialError::Connect(..) => "gateway_unreachable",
             DialError::Handshake(_, error) => {

@@ -217,3 +217,25 @@ fn an_audit_lets_through_and_says_what_it_would_refuse() {
         assert_eq!(record.text("reason"), "no_rule");
     }
 }
+
+/// Nothing is let out that is not on record.
+#[test]
+fn a_log_that_cannot_be_written_lets_nothing_out() {
+    let machine = Machine::new();
+    let mut options = allow_en();
+    options.extend(["--log".into(), "/dev/full".into()]);
+    let script = format!(
+        "for n in 1 2 3 4 5 6 7 8; do curl --silent --noproxy '*' --cacert {} \
+         --resolve {name}:443:{address} https://{name}/ >/dev/null; echo $?; done",
+        machine.authority.certificate().display(),
+        name = EN.name,
+        address = EN.v4,
+    );
+    let output = machine.run_shell(&borrowed(&options), &script);
+    let codes = stdout(&output);
+    // The first one meets a log of which nobody knows yet.
+    assert!(codes.ends_with("35\n35\n35\n35\n"), "{output:?}");
+    let carried = codes.lines().filter(|code| *code == "0").count();
+    let arrived = machine.origins.arrived(&machine.lab, EN.name).unwrap();
+    assert_eq!(arrived.len(), carried, "{arrived:?}");
+}
