@@ -73,7 +73,7 @@ pub(super) struct GatewayArgs {
     #[arg(long, env = "EGRESS_AGENTS", value_name = "ID", value_delimiter = ',')]
     agents: Option<Vec<IdPattern>>,
 
-    /// Name server: ADDR[:PORT], tcp://ADDR[:PORT] or tls://ADDR[:PORT]#NAME
+    /// Name server, such as 192.0.2.53:53, tcp://192.0.2.53 or tls://192.0.2.53#dns.example.org
     /// [default: the system's own]
     #[arg(long, env = "EGRESS_DNS", value_name = "SERVER", value_delimiter = ',')]
     dns: Option<Vec<NameServer>>,

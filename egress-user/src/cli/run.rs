@@ -60,7 +60,7 @@ pub(super) struct RunArgs {
     #[arg(long, value_name = "NAME:PORT:ADDR")]
     resolve: Vec<Pin>,
 
-    /// Name server: ADDR[:PORT], tcp://ADDR[:PORT] or tls://ADDR[:PORT]#NAME
+    /// Name server, such as 192.0.2.53:53, tcp://192.0.2.53 or tls://192.0.2.53#dns.example.org
     /// [default: the system's own]
     #[arg(long, env = "EGRESS_DNS", value_name = "SERVER", value_delimiter = ',')]
     dns: Vec<NameServer>,
