@@ -81,6 +81,9 @@ fn a_guard_that_somebody_took_off_is_missed() {
     let dir = bpf_fs.path().join("egress");
     let netns = Netns::at(world.place.workload.path()).unwrap();
     let tap = world.place.origin.tap();
+    // Namespaces without a process are not found.
+    let mut resident = world.start(&Script::new(false, TCP).then(Step::Pause));
+    resident.paused();
     world.capture.pin(&dir).unwrap();
     for _ in 0..2 {
         assert_eq!(world.capture.faults(), Vec::<String>::new());
