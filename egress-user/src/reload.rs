@@ -45,8 +45,12 @@ impl Reloader {
     pub fn run(mut self) {
         loop {
             self.watched.wait();
-            if self.watched.changed(Instant::now()) {
+            let now = Instant::now();
+            if self.watched.changed(now) {
                 self.reload();
+            } else if let Some(held) = self.watched.held(now) {
+                tracing::warn!("the policy stays as it was: {held}");
+                self.metrics.policy_reload_failed(true);
             }
         }
     }

@@ -26,6 +26,10 @@ const SETTLING: Duration = Duration::from_millis(50);
 /// The same where the kernel does not say whether somebody still writes.
 const SETTLING_UNSEEN: Duration = Duration::from_secs(2);
 
+/// How long somebody may have a changed file open for writing before that is worth an alarm. Nobody
+/// writes that long; who forgot to close it keeps what is in it from being in force.
+const HELD: Duration = Duration::from_secs(5);
+
 /// Files that belong together, followed through their changes.
 pub struct Watched {
     files: Vec<PathBuf>,
@@ -33,7 +37,18 @@ pub struct Watched {
     seen: State,
     /// A state that is not read yet, and when it was first seen.
     settling: Option<(State, Instant)>,
+    /// Since when somebody has had a changed file open for writing, and whether that was told.
+    held: Option<(Instant, bool)>,
 }
+
+/// A file was changed and is not read, since somebody has it open for writing.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "{} was changed, but somebody still has it open for writing: it is read once that ends; better \
+     write another file and rename it",
+    .0.display()
+)]
+pub struct Held(PathBuf);
 
 /// What tells one state of files from the next: of each its stamp, and none of one that is not there.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -81,6 +96,7 @@ impl Watched {
             inotify,
             seen,
             settling: None,
+            held: None,
         })
     }
 
@@ -104,6 +120,7 @@ impl Watched {
         let state = State::of(&self.files);
         if state == self.seen {
             self.settling = None;
+            self.held = None;
             return false;
         }
         let since = match &self.settling {
@@ -112,14 +129,30 @@ impl Watched {
         };
         self.settling = Some((state.clone(), since));
         let Some(needed) = self.settling_time() else {
+            self.held.get_or_insert((now, false));
             return false;
         };
+        self.held = None;
         let settled = now.duration_since(since) >= needed;
         if settled {
             self.settling = None;
             self.seen = state;
         }
         settled
+    }
+
+    /// A file that has [changed](Self::changed) and was held open by its writer since, for too long;
+    /// once.
+    pub fn held(&mut self, now: Instant) -> Option<Held> {
+        let (since, told) = self.held.as_mut()?;
+        if *told || now.duration_since(*since) < HELD {
+            return None;
+        }
+        *told = true;
+        let is_held = |file: &&PathBuf| {
+            File::open(file).is_ok_and(|file| writers::of(&file) == Writers::Somebody)
+        };
+        self.files.iter().find(is_held).cloned().map(Held)
     }
 
     /// Whether the files are still as they were when they were last to be read. What was read of

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use rustls::pki_types::UnixTime;
 
 use crate::tunnel::tls::{CredentialFiles, Credentials, CredentialsFaults};
-use crate::watched::{State, Watched};
+use crate::watched::{Held, State, Watched};
 use crate::workload_api::{Socket, Subscription, WorkloadApiError};
 
 /// How long a Workload API is waited for in one go: the time that certificates have left is looked at
@@ -31,6 +31,9 @@ pub enum LoadError {
     /// They did not come.
     #[error(transparent)]
     WorkloadApi(#[from] WorkloadApiError),
+    /// Their files changed, and cannot be read yet.
+    #[error(transparent)]
+    Held(#[from] Held),
     /// Their files cannot be followed.
     #[error("cannot watch the certificate files: {0}")]
     Watch(io::Error),
@@ -123,7 +126,7 @@ pub(super) fn read_changed(
     now: Instant,
 ) -> Option<Result<Credentials, LoadError>> {
     if !watched.changed(now) {
-        return None;
+        return watched.held(now).map(|held| Err(held.into()));
     }
     let read = Credentials::load(files, UnixTime::now());
     watched.stands().then(|| read.map_err(LoadError::from))

@@ -57,6 +57,25 @@ fn a_file_that_is_being_written_is_not_read() {
     assert!(!followed.changed_after(SETTLING_UNSEEN));
 }
 
+#[test]
+fn a_writer_that_never_closes_is_told_once() {
+    let mut followed = Followed::new();
+    let mut file = File::create(&followed.file).unwrap();
+    file.write_all(b"new").unwrap();
+    assert!(!followed.changed_after(SETTLING));
+    assert!(followed.watched.held(followed.now).is_none());
+    assert!(!followed.changed_after(HELD));
+    let held = followed.watched.held(followed.now).unwrap();
+    assert!(
+        held.to_string().contains("/a was changed, but somebody"),
+        "{held}"
+    );
+    assert!(!followed.changed_after(HELD));
+    assert!(followed.watched.held(followed.now).is_none());
+    drop(file);
+    assert!(followed.changed_after(SETTLING_UNSEEN));
+}
+
 /// Every event in the folder has the file looked at; none makes it older.
 #[test]
 fn a_file_settles_however_often_it_is_looked_at() {
