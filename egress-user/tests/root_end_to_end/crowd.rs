@@ -113,3 +113,49 @@ fn a_workload_that_says_nothing_leaves_room_for_another_in_its_namespace() {
             .all(|record| record.text("verdict") == "refused")
     );
 }
+
+/// Begins a ClientHello of the largest kind so often, never ends one, and waits until as many as
+/// that were turned away.
+const ENDLESS: &str = "
+import select, socket, struct, sys, time
+address, count, refused = (sys.argv[1], 443), int(sys.argv[2]), int(sys.argv[3])
+message = (b'\\x01' + struct.pack('>I', 65000)[1:]).ljust(64000, b'\\0')
+pieces = [message[at:at + 16000] for at in range(0, len(message), 16000)]
+hello = b''.join(b'\\x16\\x03\\x01' + struct.pack('>H', len(piece)) + piece for piece in pieces)
+held, poll = {}, select.poll()
+for _ in range(count):
+    connection = socket.create_connection(address)
+    try:
+        connection.sendall(hello)
+    except ConnectionError:
+        pass
+    held[connection.fileno()] = connection
+    poll.register(connection, select.POLLRDHUP)
+while len(held) > count - refused:
+    for descriptor, _ in poll.poll():
+        poll.unregister(descriptor)
+        held.pop(descriptor).close()
+print('held', flush=True)
+time.sleep(600)
+";
+
+/// A workload may hold 4 MiB of them, beyond 4 KiB of each: that is 69.
+#[test]
+fn large_hellos_that_do_not_end_are_turned_away_and_others_are_served() {
+    let world = World::new();
+    let mut command = world.captured("python3");
+    command.args(["-c", ENDLESS, &EN.v4.to_string(), "100", "31"]);
+    let mut command = Process::start(command, "endless", world.lab.directory()).unwrap();
+    command.says("held").unwrap();
+    curl(&world, EN.name, EN.v4.into()).assert_page_of(EN.name);
+    assert_eq!(world.origins.arrived(&world.lab, EN.name).unwrap().len(), 1);
+    drop(command);
+    let records = world.finish();
+    let turned_away = records
+        .agent
+        .iter()
+        .filter(|record| record.text("reason") == "large_hello_limit");
+    let verdicts: Vec<_> = turned_away.map(|record| record.text("verdict")).collect();
+    assert!(!verdicts.is_empty() && verdicts.iter().all(|verdict| *verdict == "failed"));
+    assert_eq!(records.gateway.len(), 1, "{:?}", records.gateway);
+}
