@@ -63,6 +63,52 @@ fn check_json(dir: &Path, hop: &str) -> (Value, i32) {
     (serde_json::from_str(&text).unwrap(), code)
 }
 
+/// What is wrong for good is a fault; what may come yet is a warning.
+#[test]
+fn what_an_agent_names_is_looked_at() {
+    let dir = files();
+    let (text, code) = check(dir.path(), "agent", &["--cgroup", "."]);
+    assert_eq!(code, 1);
+    assert!(
+        text.contains(". is not a directory of a cgroup v2 hierarchy"),
+        "{text}"
+    );
+    for (flag, what, said) in [
+        (
+            "--cgroup",
+            "/nonexistent",
+            "cannot open the cgroup /nonexistent",
+        ),
+        (
+            "--namespaces",
+            "/nonexistent",
+            "cannot open the network namespace /nonexistent",
+        ),
+        (
+            "--discover",
+            "/nonexistent",
+            "nothing is at /nonexistent now",
+        ),
+        ("--pin", "/proc/pin", "/proc/pin"),
+        (
+            "--certificate",
+            "pki/gateway.pem",
+            "spiffe://egress.local/gateway/default is not below",
+        ),
+    ] {
+        let mut more = vec![flag, what];
+        if flag == "--certificate" {
+            more.extend(["--key", "pki/gateway-key.pem"]);
+        }
+        let (text, code) = check(dir.path(), "agent", &more);
+        assert_eq!(code, 0, "{text}");
+        let warning = text
+            .lines()
+            .find(|line| line.contains("warning") && line.contains(said));
+        assert!(warning.is_some(), "{flag}: {text}");
+    }
+}
+
 /// The value of a line, and what stands below it.
 fn value<'a>(text: &'a str, key: &str) -> Vec<&'a str> {
     let mut lines = text

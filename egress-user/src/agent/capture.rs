@@ -32,12 +32,13 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tracing::debug;
 
+pub use cgroups::check_cgroup;
 pub use counters::Counters;
 pub use egress_common::{Fallback, PrefixAction, PrefixRule};
 pub use error::CaptureError;
 pub use events::{EventStream, Events, KernelEvent};
 pub use flows::{FlowRecord, Flows};
-pub use pins::cleanup;
+pub use pins::{check_pins, cleanup};
 
 use cgroups::Captured;
 use guard::Guards;

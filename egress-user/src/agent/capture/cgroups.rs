@@ -17,6 +17,14 @@ pub(super) struct Captured {
     directory: File,
 }
 
+/// Whether programs can be attached to what is at `path`.
+///
+/// # Errors
+/// Fails when nothing is there, or no cgroup v2 directory.
+pub fn check_cgroup(path: &Path) -> Result<(), CaptureError> {
+    Captured::at(path).map(drop)
+}
+
 impl Captured {
     fn at(path: &Path) -> Result<Captured, CaptureError> {
         let directory = File::open(path).map_err(|source| CaptureError::OpenCgroup {

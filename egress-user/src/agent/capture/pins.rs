@@ -113,14 +113,7 @@ pub fn cleanup(dir: &Path) -> Result<Vec<String>, CaptureError> {
 
 /// Makes `dir`, and clears away what a process left that ended in the middle of pinning.
 fn prepare(dir: &Path) -> Result<(), CaptureError> {
-    let bpf_fs = nearest_existing(dir)
-        .and_then(|path| rustix::fs::statfs(path).ok())
-        .is_some_and(|stat| stat.f_type == libc::BPF_FS_MAGIC);
-    if !bpf_fs {
-        return Err(CaptureError::NotBpfFs {
-            path: dir.to_owned(),
-        });
-    }
+    check_pins(dir)?;
     fs::create_dir_all(dir).map_err(|source| CaptureError::Pin {
         path: dir.to_owned(),
         source,
@@ -129,6 +122,22 @@ fn prepare(dir: &Path) -> Result<(), CaptureError> {
         remove(&dir.join(name))?;
     }
     Ok(())
+}
+
+/// Whether links can be pinned in `dir`, which need not be there yet.
+///
+/// # Errors
+/// Fails when it is not on a bpf file system.
+pub fn check_pins(dir: &Path) -> Result<(), CaptureError> {
+    let bpf_fs = nearest_existing(dir)
+        .and_then(|path| rustix::fs::statfs(path).ok())
+        .is_some_and(|stat| stat.f_type == libc::BPF_FS_MAGIC);
+    match bpf_fs {
+        true => Ok(()),
+        false => Err(CaptureError::NotBpfFs {
+            path: dir.to_owned(),
+        }),
+    }
 }
 
 fn nearest_existing(path: &Path) -> Option<&Path> {

@@ -4,12 +4,14 @@ use std::net::ToSocketAddrs;
 use std::path::PathBuf;
 
 use super::{targets, trusted};
+use crate::agent::capture::{self, CaptureError};
 use crate::agent::discovery::Targets;
 use crate::agent::scopes::ExistingAction;
 use crate::cli::check::Report;
 use crate::config::agent::{AgentConfig, CaptureConfig, word_of};
 use crate::document::Mistakes;
 use crate::endpoint::Zoned;
+use crate::netns::Netns;
 use crate::resolvers;
 use crate::tunnel::tls;
 
@@ -33,8 +35,15 @@ pub(super) fn report(config: Result<AgentConfig, Mistakes>) -> Report {
         if let Err(error) = ends {
             report.fault(crate::cli::sentence(&error));
         }
+        let id = credentials.id();
+        if !id.path().starts_with("/agent/") {
+            report.warn(format_args!(
+                "{id} is not below /agent/: gateways refuse it unless their `agents` name it"
+            ));
+        }
     }
     report_capture(&mut report, &config.capture);
+    look_at(&mut report, &config.capture);
     report.list("workloads", config.workloads.iter(), "none by name");
     report
 }
@@ -111,5 +120,45 @@ fn report_capture(report: &mut Report, capture: &CaptureConfig) {
     report.set("capture.unregistered", word_of(capture.unregistered));
     let pin = capture.pin.as_ref().map(|pin| pin.display().to_string());
     report.set("capture.pin", pin.as_deref().unwrap_or("none"));
+    let handover = capture
+        .handover
+        .as_ref()
+        .map(|path| path.display().to_string());
+    report.set("capture.handover", handover.as_deref().unwrap_or("none"));
     report.set("capture.heartbeat", format_args!("{:?}", capture.heartbeat));
+}
+
+/// Looks at what the configuration names on this machine. What is not there yet may come; what is
+/// something else stays wrong.
+fn look_at(report: &mut Report, capture: &CaptureConfig) {
+    for path in &capture.cgroups {
+        match capture::check_cgroup(path) {
+            Ok(()) => {}
+            Err(error @ CaptureError::NotCgroup2 { .. }) => report.fault(error),
+            Err(error) => report.warn(format_args!(
+                "{error}: the agent does not start before it is there; systemd makes that of a \
+                 slice when the slice is started"
+            )),
+        }
+    }
+    let targets = targets(capture);
+    for path in targets.fixed() {
+        if let Err(error) = Netns::at(path) {
+            report.warn(format_args!(
+                "{error}: the agent does not start before it is there"
+            ));
+        }
+    }
+    for path in targets
+        .cgroups
+        .iter()
+        .filter(|path| !path.to_string_lossy().contains('*'))
+    {
+        if !path.exists() {
+            report.warn(format_args!("nothing is at {} now", path.display()));
+        }
+    }
+    if let Some(Err(error)) = capture.pin.as_deref().map(capture::check_pins) {
+        report.warn(error);
+    }
 }
