@@ -10,7 +10,7 @@ use std::time::Duration;
 use rustls::pki_types::UnixTime;
 
 use crate::record::Metrics;
-use crate::tunnel::identity::{Moment, TrustDomain};
+use crate::tunnel::identity::{Moment, SpiffeId, TrustDomain};
 use crate::tunnel::tls::{ConfigError, Credentials, End, Renewer, Validity};
 
 pub use self::source::{Followed, LoadError, Source};
@@ -41,7 +41,8 @@ pub struct Renewal<C> {
     followed: Followed,
     build: Build<C>,
     renewer: Renewer<C>,
-    trust_domain: TrustDomain,
+    /// Who this process is.
+    id: SpiffeId,
     validity: Validity,
     said: TimeLeft,
     /// Why the newest certificates are not in use, if they are not.
@@ -62,7 +63,7 @@ impl<C> Renewal<C> {
             followed,
             build,
             renewer,
-            trust_domain: credentials.id().trust_domain().clone(),
+            id: credentials.id().clone(),
             validity: credentials.validity(),
             said: TimeLeft::Enough,
             failing: None,
@@ -91,7 +92,8 @@ impl<C> Renewal<C> {
                 self.failing = None;
                 self.show(&credentials);
                 self.metrics.credentials_reload_failed(false);
-                tracing::info!(valid_until = %self.validity.until, "certificates in use");
+                self.be(credentials.id());
+                tracing::info!(id = %self.id, valid_until = %self.validity.until, "certificates in use");
             }
             Err(fault) => {
                 // While a Workload API is away each attempt fails, for a reason that was said.
@@ -105,16 +107,25 @@ impl<C> Renewal<C> {
         }
     }
 
+    /// Another identity is no mistake, and is not passed over in silence either: others have rules
+    /// for the one from before.
+    fn be(&mut self, id: &SpiffeId) {
+        if *id != self.id {
+            tracing::warn!("this process is {id} from now on, and was {}", self.id);
+            self.id = id.clone();
+        }
+    }
+
     fn check(
         &self,
         loaded: Result<Credentials, LoadError>,
     ) -> Result<(Credentials, End<C>), NotUsed> {
         let credentials = loaded?;
         let new = credentials.id().trust_domain();
-        if *new != self.trust_domain {
+        if new != self.id.trust_domain() {
             return Err(NotUsed::TrustDomain {
                 new: new.clone(),
-                old: self.trust_domain.clone(),
+                old: self.id.trust_domain().clone(),
             });
         }
         for warning in credentials.warnings() {
