@@ -123,6 +123,20 @@ fn a_namespace_without_a_scope_leaks() {
     }
 }
 
+/// What is held whether or not a scope is there leaks where nothing is attached at all.
+#[test]
+fn a_cgroup_without_an_agent_leaks() {
+    let cgroup = Cgroup::new().unwrap();
+    let path = cgroup.path().to_str().unwrap();
+    let output = selftest(&["--output", "json", "--settle", "0", "--cgroup", path]);
+    let report = report(&output);
+    assert_eq!(output.status.code(), Some(1), "{report:#}");
+    let leaks = with_verdict(&report, "leak");
+    for check in ["A0 TCP, IPv4", "A5 UDP by a routing header"] {
+        assert!(leaks.iter().any(|leak| leak == check), "{check}: {leaks:?}");
+    }
+}
+
 /// Nothing but the guard on the device sees frames, and sockets of other cgroups.
 #[test]
 fn a_device_without_a_guard_leaks_frames() {

@@ -73,6 +73,7 @@ impl Check {
                 | Attempt::SendTo(_, Form::V6, _)
                 | Attempt::FastOpen(Form::V6)
                 | Attempt::Raw(Form::V6)
+                | Attempt::Routed
         )
     }
 }
@@ -170,6 +171,7 @@ fn held() -> Vec<Check> {
     let raw = |tcp| Attempt::RawHeader { tcp };
     let frame = Attempt::Frame { queued: true };
     [
+        ("A5", "UDP by a routing header", Attempt::Routed),
         ("A7", "raw socket, IPv4", Attempt::Raw(Form::V4)),
         ("A7", "raw socket, IPv6", Attempt::Raw(Form::V6)),
         ("A7", "raw socket with header, TCP", raw(true)),
