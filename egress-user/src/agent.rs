@@ -33,7 +33,7 @@ use connection::Accepted;
 use directory::Directory;
 use gate::Gate;
 use listener::{BoundScope, Listener};
-use places::{Place, Places};
+use places::{Place, Places, ScopePlace};
 use tunnels::Tunnels;
 
 /// How often warm tunnels that are stale or dead are looked for, and gateways that are to be
@@ -260,7 +260,11 @@ impl Agent {
                 () = self.drain.draining() => return,
             };
             match accepted {
-                Ok((socket, client, place)) => self.claim(&listener, socket, client, place),
+                Ok((socket, client, place)) => tokio::select! {
+                    Ok(place) = place.among_all() => self.claim(&listener, socket, client, place),
+                    _ = stopped.changed() => return,
+                    () = self.drain.draining() => return,
+                },
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept a captured connection");
                     // Out of descriptors is over once others have ended; spinning helps nobody.
@@ -330,7 +334,7 @@ impl Listening {
 async fn accept(
     listener: &Listener,
     places: &Places,
-) -> io::Result<(TcpStream, ClientAddr, Place)> {
+) -> io::Result<(TcpStream, ClientAddr, ScopePlace)> {
     let place = places.take().await.map_err(io::Error::other)?;
     let (socket, client) = listener.accept().await?;
     Ok((socket, client, place))

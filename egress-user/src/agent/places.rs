@@ -1,7 +1,9 @@
 //! Places for connections: among all, among those of a scope, and among those of a workload.
 //!
-//! For the first two is waited before a connection is accepted. Whose it is shows only afterwards,
-//! so one workload that has its part is refused more: what waits would take the place of others.
+//! For a place of the scope is waited before a connection is accepted, for one among all as soon as
+//! it is: listeners to which nobody connects, of however many scopes, hold none of these. Whose a
+//! connection is shows only afterwards, so one workload that has its part is refused more: what
+//! waits would take the place of others.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -54,13 +56,28 @@ impl Places {
         }
     }
 
-    /// Waits for a place. The scope's comes first: a scope that is full waits without holding up
-    /// others.
-    pub(super) async fn take(&self) -> Result<Place, AcquireError> {
-        Ok(Place {
+    /// Waits for a place of the scope. One that is full waits without holding up others.
+    pub(super) async fn take(&self) -> Result<ScopePlace, AcquireError> {
+        Ok(ScopePlace {
             of_scope: self.of_scope.clone().acquire_owned().await?,
-            of_all: self.of_all.clone().acquire_owned().await?,
-            workloads: self.workloads.clone(),
+            places: self.clone(),
+        })
+    }
+}
+
+/// A place of a scope, for the next connection.
+pub(super) struct ScopePlace {
+    of_scope: OwnedSemaphorePermit,
+    places: Places,
+}
+
+impl ScopePlace {
+    /// Waits for a place among all, for the connection that has come.
+    pub(super) async fn among_all(self) -> Result<Place, AcquireError> {
+        Ok(Place {
+            of_scope: self.of_scope,
+            of_all: self.places.of_all.acquire_owned().await?,
+            workloads: self.places.workloads,
             share: None,
         })
     }
@@ -183,11 +200,15 @@ mod tests {
         Places::of_scope(&limits, of_all, &Allowance::of_process())
     }
 
+    async fn take(places: &Places) -> Place {
+        places.take().await.unwrap().among_all().await.unwrap()
+    }
+
     /// As many as the workload gets.
     async fn all(places: &Places, workload: &str) -> Vec<Place> {
         let mut held = Vec::new();
         loop {
-            let mut place = places.take().await.unwrap();
+            let mut place = take(places).await;
             match place.belongs_to(workload) {
                 Ok(_) => held.push(place),
                 Err(refusal) => {
@@ -203,12 +224,29 @@ mod tests {
         let limits = Limits::within(4);
         let (of_all, hellos) = (Arc::new(Semaphore::new(4)), Allowance::of_process());
         let [full, other] = [(); 2].map(|()| Places::of_scope(&limits, of_all.clone(), &hellos));
-        let held = [full.take().await.unwrap(), full.take().await.unwrap()];
-        let waiting = tokio::time::timeout(Duration::from_secs(1), full.take());
+        let held = [take(&full).await, take(&full).await];
+        let waiting = tokio::time::timeout(Duration::from_secs(1), take(&full));
         assert!(waiting.await.is_err());
-        let _other = [other.take().await.unwrap(), other.take().await.unwrap()];
+        let _other = [take(&other).await, take(&other).await];
         drop(held);
-        full.take().await.unwrap();
+        take(&full).await;
+    }
+
+    #[tokio::test]
+    async fn scopes_that_nobody_uses_hold_no_place() {
+        let limits = Limits::within(4);
+        let of_all = Arc::new(Semaphore::new(4));
+        let hellos = Allowance::of_process();
+        let scopes: Vec<_> = (0..100)
+            .map(|_| Places::of_scope(&limits, of_all.clone(), &hellos))
+            .collect();
+        let mut listening = Vec::new();
+        for scope in &scopes {
+            listening.push(scope.take().await.unwrap());
+        }
+        let place = listening.pop().unwrap().among_all().await.unwrap();
+        assert_eq!(of_all.available_permits(), 3);
+        drop(place);
     }
 
     /// T4: of 64 places of a scope one may have 32, and others an eighth each until they speak.
@@ -237,7 +275,7 @@ mod tests {
         let places = places(128);
         let mut held = Vec::new();
         for _ in 0..32 {
-            let mut place = places.take().await.unwrap();
+            let mut place = take(&places).await;
             place.belongs_to("/jobs/a").unwrap();
             place.heard();
             held.push(place);
@@ -253,7 +291,7 @@ mod tests {
         let mut held = Vec::new();
         let mut hellos = Vec::new();
         for workload in ["/jobs/a", "/jobs/a", "/jobs/b"] {
-            let mut place = places.take().await.unwrap();
+            let mut place = take(&places).await;
             hellos.push(place.belongs_to(workload).unwrap());
             held.push(place);
         }
@@ -266,7 +304,7 @@ mod tests {
         let places = places(4);
         let first = all(&places, "/jobs/a").await;
         assert_eq!(first.len(), 1);
-        let mut other = places.take().await.unwrap();
+        let mut other = take(&places).await;
         assert!(other.belongs_to("/jobs/b").is_ok());
     }
 }
