@@ -6,8 +6,8 @@ use std::io::{self, Read as _};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use egress_lab::deployment::Record;
-use egress_lab::tools;
+use egress_lab::deployment::{Hop, Record};
+use egress_lab::{tools, wait};
 
 use crate::clients::{curl_command, python_script, run};
 use crate::world::{EN, World};
@@ -104,6 +104,12 @@ for _ in range(20):
     let world = World::new();
     assert!(python_script(&world, SCRIPT, &[&EN.v4.to_string()]).success);
     world.assert_nothing_arrived(EN);
+    // What an agent that is told to end has not accepted yet leaves no record.
+    wait::until("every connection is on record", || {
+        let records = world.deployment.records(Hop::Agent).ok()?;
+        (records.len() >= 20).then_some(())
+    })
+    .unwrap();
 
     let records = world.finish();
     assert_eq!((records.agent.len(), records.gateway.len()), (20, 0));

@@ -100,7 +100,10 @@ impl Clients {
         let mut line = String::new();
         self.lines.read_line(&mut line).unwrap();
         let kinds: BTreeMap<String, u64> = serde_json::from_str(&line).unwrap();
-        let strange = |kind: &&String| *kind != "answer" && !others.contains(&kind.as_str());
+        // A connection that the dying agent held and had read all of ends without a reset.
+        let strange = |kind: &&String| {
+            *kind != "answer" && !kind.contains("(EOF)") && !others.contains(&kind.as_str())
+        };
         assert_eq!(kinds.keys().find(strange), None, "{kinds:?}");
     }
 }
