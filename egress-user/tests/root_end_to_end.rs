@@ -58,6 +58,8 @@ mod retry;
 mod run;
 #[path = "root_end_to_end/silent.rs"]
 mod silent;
+#[path = "root_end_to_end/steady.rs"]
+mod steady;
 #[path = "root_end_to_end/strangers.rs"]
 mod strangers;
 #[path = "root_end_to_end/tunnels.rs"]

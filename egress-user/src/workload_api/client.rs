@@ -64,6 +64,7 @@ impl Subscription {
         let mut stream = Stream {
             socket,
             responses: None,
+            begun: None,
             retry_at: None,
             retry_in: RETRY.0,
         };
@@ -86,6 +87,8 @@ impl Subscription {
 struct Stream {
     socket: Socket,
     responses: Option<Streaming<X509SvidResponse>>,
+    /// When these began.
+    begun: Option<Instant>,
     /// When it may be asked for, after it was lost.
     retry_at: Option<Instant>,
     retry_in: Duration,
@@ -124,6 +127,7 @@ impl Stream {
                 match begun.unwrap_or_else(|_| Err(self.silent())) {
                     Ok((responses, first)) => {
                         self.responses = Some(responses);
+                        self.begun = Some(Instant::now());
                         Ok(first)
                     }
                     Err(error) => return Err(self.lost(error)),
@@ -135,13 +139,7 @@ impl Stream {
             Ok(None) => Err(WorkloadApiError::Ended(self.socket.clone())),
             Err(status) => Err(refused(&self.socket, &status)),
         };
-        match credentials {
-            Ok(credentials) => {
-                self.retry_in = RETRY.0;
-                Ok(credentials)
-            }
-            Err(error) => Err(self.lost(error)),
-        }
+        credentials.map_err(|error| self.lost(error))
     }
 
     fn silent(&self) -> WorkloadApiError {
@@ -151,8 +149,17 @@ impl Stream {
         }
     }
 
+    /// A stream that has lived for a while is asked for again soon; one that ends after its first
+    /// answer, time and again, is not.
     fn lost(&mut self, error: WorkloadApiError) -> WorkloadApiError {
         self.responses = None;
+        if self
+            .begun
+            .take()
+            .is_some_and(|begun| begun.elapsed() > RETRY.1)
+        {
+            self.retry_in = RETRY.0;
+        }
         self.retry_at = Some(Instant::now() + self.retry_in);
         self.retry_in = (self.retry_in * 2).min(RETRY.1);
         error

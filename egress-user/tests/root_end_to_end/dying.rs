@@ -1,18 +1,16 @@
 //! Agents that die while they start, at one call to the kernel after the other, and clients that
 //! connect all the time.
 
-use std::collections::BTreeMap;
 use std::fs;
-use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdout, Stdio};
 
 use egress_lab::{BpfFs, tools, wait};
 use rustix::process::Signal;
 
 use crate::clients::curl;
+use crate::steady::Clients;
 use crate::world::{EN, IBM, Wish, World, egress};
 
 /// The system calls at which agents die, as strace knows them: those that load, attach and pin
@@ -22,97 +20,12 @@ const CALLS: [&str; 2] = ["bpf", "/^rename"];
 /// At how many of each an agent dies in one test.
 const DEATHS: usize = 8;
 
-/// 100 threads that connect again and again. For each line of standard input, once every client has
-/// had another answer (`answer`) or another end of whatever kind (`end`): what they have had since
-/// the line before, as JSON.
-const CLIENTS: &str = r#"
-import collections, errno, json, ssl, socket, sys, threading, time
-address, name = sys.argv[1:3]
-COUNT, lock, stop = 100, threading.Lock(), threading.Event()
-kinds, ends, answers = collections.Counter(), [0] * COUNT, [0] * COUNT
-context = ssl.create_default_context()
-
-def attempt():
-    try:
-        with socket.create_connection((address, 443), timeout=30) as plain:
-            context.wrap_socket(plain, server_hostname=name)
-        return "let through"
-    except ssl.SSLEOFError: return "lost"
-    except ssl.SSLError as error:
-        return "answer" if "ACCESS_DENIED" in str(error) else str(error)
-    except OSError as error:
-        return errno.errorcode.get(error.errno, repr(error))
-
-def client(number):
-    while not stop.is_set():
-        kind = attempt()
-        with lock:
-            kinds[kind] += 1
-            ends[number] += 1
-            answers[number] += kind == "answer"
-        if kind != "answer": time.sleep(0.01)
-
-threads = [threading.Thread(target=client, args=(number,)) for number in range(COUNT)]
-for thread in threads: thread.start()
-for line in sys.stdin:
-    counts = answers if line.strip() == "answer" else ends
-    with lock: before = list(counts)
-    patience = time.monotonic() + 60
-    while True:
-        with lock:
-            if time.monotonic() > patience: kinds["no " + line.strip()] += 1
-            if time.monotonic() > patience or all(now > then for now, then in zip(counts, before)):
-                print(json.dumps(kinds), flush=True)
-                kinds.clear()
-                break
-        time.sleep(0.01)
-stop.set()
-"#;
-
 /// A death at a system call.
 #[derive(Clone, Copy, Debug)]
 struct Death {
     call: &'static str,
     /// Counted from 1.
     number: usize,
-}
-
-struct Clients {
-    process: Child,
-    lines: BufReader<ChildStdout>,
-}
-
-impl Clients {
-    fn start(world: &World) -> Clients {
-        let mut command = world.captured("python3");
-        command.args(["-c", CLIENTS, &IBM.v4.to_string(), IBM.name]);
-        command.stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut process = command.spawn().unwrap();
-        let lines = BufReader::new(process.stdout.take().unwrap());
-        Clients { process, lines }
-    }
-
-    /// Waits until every client has had another `kind` of end, and gives what they have had; fails
-    /// if there is anything among it but answers and these.
-    fn another(&mut self, kind: &str, others: &[&str]) {
-        let stdin = self.process.stdin.as_mut().unwrap();
-        writeln!(stdin, "{kind}").unwrap();
-        let mut line = String::new();
-        self.lines.read_line(&mut line).unwrap();
-        let kinds: BTreeMap<String, u64> = serde_json::from_str(&line).unwrap();
-        // A connection that the dying agent held and had read all of ends without a reset.
-        let strange = |kind: &&String| {
-            *kind != "answer" && !kind.contains("(EOF)") && !others.contains(&kind.as_str())
-        };
-        assert_eq!(kinds.keys().find(strange), None, "{kinds:?}");
-    }
-}
-
-impl Drop for Clients {
-    fn drop(&mut self) {
-        let _gone = self.process.kill();
-        let _reaped = self.process.wait();
-    }
 }
 
 /// A program that is the agent under strace, which is told `what` to do.
@@ -193,77 +106,89 @@ fn die(world: &mut World, folder: &Path, death: Death) -> egress_lab::Process {
     before
 }
 
+/// What clients may be told while no agent serves them.
+const REFUSALS: [&str; 4] = ["ECONNREFUSED", "EPERM", "ECONNRESET", "lost"];
+
+/// An agent was killed whose programs are pinned, and clients go on connecting.
+// What is used is dropped before what it uses.
+struct Scene {
+    clients: Clients,
+    world: World,
+    /// What an agent calls from its start until it is ready.
+    calls: Vec<String>,
+    folder: tempfile::TempDir,
+    _bpf_fs: BpfFs,
+}
+
+impl Scene {
+    fn without_an_agent() -> Scene {
+        let bpf_fs = BpfFs::mount().unwrap();
+        let pin = format!("pin: {}", bpf_fs.path().join("egress").display());
+        let folder = tempfile::tempdir().unwrap();
+        let mut world = World::with(&Wish {
+            capture: &[&pin],
+            ..Wish::default()
+        });
+        let mut clients = Clients::start(&world);
+        clients.another("answer", &[]);
+        kill(&mut world.deployment.agent);
+        let calls = calls(&mut world, folder.path());
+        kill(&mut world.deployment.agent);
+        clients.another("end", &REFUSALS);
+        Scene {
+            clients,
+            world,
+            calls,
+            folder,
+            _bpf_fs: bpf_fs,
+        }
+    }
+
+    /// An agent serves the clients again, and nothing has reached the origin.
+    fn ends_well(mut self) {
+        start(&mut self.world, egress());
+        self.clients.another("answer", &REFUSALS);
+        self.clients.another("answer", &[]);
+        drop(self.clients);
+        curl(&self.world, EN.name, EN.v4.into()).assert_page_of(EN.name);
+        self.world.assert_nothing_arrived(IBM);
+        self.world.assert_application_sent_nothing_to(IBM);
+    }
+}
+
 #[test]
 fn nothing_opens_while_agents_die_one_after_the_other() {
-    let bpf_fs = BpfFs::mount().unwrap();
-    let pin = format!("pin: {}", bpf_fs.path().join("egress").display());
-    let folder = tempfile::tempdir().unwrap();
-    let mut world = World::with(&Wish {
-        capture: &[&pin],
-        ..Wish::default()
-    });
-    let mut clients = Clients::start(&world);
-    clients.another("answer", &[]);
-    kill(&mut world.deployment.agent);
-    let calls = calls(&mut world, folder.path());
-    kill(&mut world.deployment.agent);
-    let refusals = ["ECONNREFUSED", "EPERM", "ECONNRESET", "lost"];
-    clients.another("end", &refusals);
-    for death in deaths(&calls) {
-        die(&mut world, folder.path(), death);
-        clients.another("end", &refusals);
+    let mut scene = Scene::without_an_agent();
+    for death in deaths(&scene.calls) {
+        die(&mut scene.world, scene.folder.path(), death);
+        scene.clients.another("end", &REFUSALS);
     }
-    start(&mut world, egress());
-    clients.another("answer", &refusals);
-    clients.another("answer", &[]);
-    drop(clients);
-    curl(&world, EN.name, EN.v4.into()).assert_page_of(EN.name);
-    world.assert_nothing_arrived(IBM);
-    world.assert_application_sent_nothing_to(IBM);
-    world.finish();
+    scene.ends_well();
 }
 
 /// A kernel that takes all programs but one: the agent says which and ends, and what an agent before
 /// it pinned goes on refusing.
 #[test]
 fn nothing_opens_when_a_program_cannot_be_loaded() {
-    let bpf_fs = BpfFs::mount().unwrap();
-    let pin = format!("pin: {}", bpf_fs.path().join("egress").display());
-    let folder = tempfile::tempdir().unwrap();
-    let mut world = World::with(&Wish {
-        capture: &[&pin],
-        ..Wish::default()
-    });
-    let mut clients = Clients::start(&world);
-    clients.another("answer", &[]);
-    kill(&mut world.deployment.agent);
-    let calls = calls(&mut world, folder.path());
-    kill(&mut world.deployment.agent);
-    let refusals = ["ECONNREFUSED", "EPERM", "ECONNRESET", "lost"];
-    clients.another("end", &refusals);
-
-    let calls: Vec<&String> = calls.iter().filter(|call| call.contains("bpf(")).collect();
-    let loads = |call: &&String| call.contains("prog_name=\"egress_connect4");
-    let number = 1 + calls.iter().position(loads).unwrap();
+    let mut scene = Scene::without_an_agent();
+    let calls = scene.calls.iter().filter(|call| call.contains("bpf("));
+    let loads = |call: &String| call.contains("prog_name=\"egress_connect4");
+    let number = 1 + calls.into_iter().position(loads).unwrap();
     // And from there on: the first failure is asked about.
     let what = format!("-o /dev/null -e inject=bpf:error=EACCES:when={number}+");
-    start(&mut world, &traced(folder.path(), &what));
-    let ended = world.deployment.agent.ended().unwrap();
-    let output = world.deployment.agent.output();
+    let program = traced(scene.folder.path(), &what);
+    start(&mut scene.world, &program);
+    let agent = &mut scene.world.deployment.agent;
+    let ended = agent.ended().unwrap();
+    let output = agent.output();
     assert!(ended.code().is_some_and(|code| code != 0), "{output}");
-    let said: Vec<&str> = output
+    let said = output
         .lines()
-        .filter(|line| line.contains("egress_connect4"))
-        .collect();
-    assert_eq!(said.len(), 1, "{output}");
+        .filter(|line| line.contains("egress_connect4"));
+    assert_eq!(said.count(), 1, "{output}");
     assert!(!output.contains("agent ready"), "{output}");
-    clients.another("end", &refusals);
-    start(&mut world, egress());
-    clients.another("answer", &refusals);
-    clients.another("answer", &[]);
-    drop(clients);
-    world.assert_nothing_arrived(IBM);
-    world.assert_application_sent_nothing_to(IBM);
+    scene.clients.another("end", &REFUSALS);
+    scene.ends_well();
 }
 
 #[test]

@@ -1,14 +1,16 @@
 //! What the agent stands on beside the programs: their log, namespaces, cgroups.
 
 use std::io::{self, Write};
-use std::net::{Ipv4Addr, Ipv6Addr, TcpStream};
+use std::net::{Ipv4Addr, Ipv6Addr, TcpStream, UdpSocket};
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 
 use egress_lab::{Namespace, wait};
 use egress_user::agent::capture::CaptureOptions;
 use egress_user::cgroup::Cgroup2;
-use egress_user::netns::{Netns, cookie_of_current, has_ipv6_loopback, listen_on_loopback};
+use egress_user::netns::{
+    Netns, cookie_of_current, has_ipv6_loopback, listen_on_loopback, sockets_of_current,
+};
 use tracing_subscriber::filter::LevelFilter;
 
 use crate::client::{Outcome, Script, UDP};
@@ -158,4 +160,24 @@ fn a_cgroup_is_made_filled_killed_and_removed() {
     assert!(!process.wait().unwrap().success());
     assert_eq!(cgroup2.path_of(cgroup.id()), None, "gone");
     drop(guard);
+}
+
+/// Those that a process has taken along to another namespace too: sockets stay where they were made.
+#[test]
+fn the_sockets_of_a_namespace_are_counted() {
+    let namespace = Namespace::new().unwrap();
+    // What is closed is counted until the kernel has got round to it.
+    let becomes = |expected| {
+        wait::until("as many sockets are counted as there are", || {
+            let count = namespace.run(sockets_of_current).unwrap().unwrap();
+            (count == expected).then_some(())
+        })
+        .unwrap();
+    };
+    becomes(0);
+    let bind = || UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap();
+    let sockets = namespace.run(|| [bind(), bind(), bind()]).unwrap();
+    becomes(3);
+    drop(sockets);
+    becomes(0);
 }
