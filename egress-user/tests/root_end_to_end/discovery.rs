@@ -174,6 +174,32 @@ fn nobody_leaves_a_namespace_to_be_released_from_capture() {
     assert_eq!(released(), 1);
 }
 
+/// The agent's own namespace is captured when a process of the cgroup is in it, but has no guard, which
+/// would hold whoever else lives there, the agent's way to its gateways included.
+#[test]
+fn others_in_the_agents_own_namespace_are_left_alone() {
+    let world = World::with(&Wish {
+        capture: &["discover: [CGROUP]"],
+        ..Wish::default()
+    });
+    let node = &world.lab.node.namespace;
+    let address = EN.v4.to_string();
+    let captured = run(&mut elsewhere(&world, node, EN.name, &address));
+    assert_eq!(captured.stdout, format!("{}\n", EN.name), "{captured:#?}");
+
+    let mut python = tools::locate("python3").unwrap().command();
+    node.enter(&mut python).unwrap();
+    python.args(["-c", SCRIPT, &address, EN.name]);
+    python.arg(world.authority.certificate());
+    let other = run(&mut python);
+    assert_eq!(other.stdout, format!("{}\n", EN.name), "{other:#?}");
+
+    // The gateway connected for the first, and the other came by itself.
+    let from: Vec<_> = world.origins.arrived(&world.lab, EN.name).unwrap();
+    assert_eq!(from.len(), 2, "{from:?}");
+    world.finish().one_each();
+}
+
 /// Succeeds when the address can be connected to.
 const CONNECT: &str = "
 import socket, sys
