@@ -144,8 +144,9 @@ while True:
     signal.pause()
 "#;
     fs::write(&script, text).unwrap();
+    // Whatever `SHELL` is: one that stayed would be interrupted as well.
     let inner = format!(
-        "{} run -- python3 {}",
+        "exec {} run -- python3 {}",
         machine.program.display(),
         script.display()
     );
