@@ -31,6 +31,7 @@ pub mod relay;
 pub mod reload;
 pub mod renewal;
 pub mod resolvers;
+pub mod rule_name;
 pub mod run;
 pub mod selftest;
 pub mod tunnel;

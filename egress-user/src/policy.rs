@@ -37,6 +37,7 @@ mod known;
 mod learn;
 mod lint;
 mod rule;
+mod rules;
 mod selector;
 mod suffix;
 mod text;
@@ -64,7 +65,8 @@ use serde::Serialize;
 
 use crate::document::{self, Mistake, Mistakes};
 use index::Index;
-use rule::{Effect, Rule};
+use rule::Effect;
+use rules::Rules;
 use text::Draft;
 
 /// The port of a rule that names none.
@@ -102,7 +104,7 @@ impl fmt::Display for Mode {
 pub struct Policy {
     mode: Mode,
     digest: Digest,
-    rules: Box<[Rule]>,
+    rules: Rules,
     index: Index,
 }
 
@@ -166,8 +168,9 @@ impl Policy {
         let (mode, mut draft) = document.value;
         let mut warnings = document.warnings;
         warnings.extend(flags.add_to(&mut draft)?);
-        let Draft { rules, hosts, .. } = draft;
-        if !rules.iter().any(|rule| rule.effect == Effect::Allow) {
+        let Draft { rules, hosts } = draft;
+        let rules = rules.finish();
+        if !rules.iter().any(|rule| rule.effect() == Effect::Allow) {
             let sentence = "no rule allows anything, so every connection is refused";
             warnings.push(Mistake::new("policy", sentence));
         }
@@ -175,7 +178,7 @@ impl Policy {
             mode: flags.mode.unwrap_or(mode),
             digest,
             index: hosts.finish(&rules),
-            rules: rules.into(),
+            rules,
         };
         Ok(Loaded { policy, warnings })
     }

@@ -13,7 +13,6 @@ mod writer;
 
 use std::borrow::Cow;
 use std::ops::{Deref, DerefMut};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
@@ -21,6 +20,7 @@ use time::OffsetDateTime;
 
 use crate::connection_id::ConnectionId;
 use crate::refusal::{Class, Refusal};
+use crate::rule_name::RuleName;
 use crate::workload::{Process, Workload};
 
 pub use kernel::{ConnectedBefore, KernelRefusal};
@@ -162,7 +162,7 @@ pub struct Record {
     pub reason: Option<Cow<'static, str>>,
     /// The policy rule that decided, or came nearest.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub rule: Option<Arc<str>>,
+    pub rule: Option<RuleName>,
     /// Why the connection would have been refused, had the policy not been in audit mode;
     /// whatever became of it afterwards.
     #[serde(skip_serializing_if = "Option::is_none")]

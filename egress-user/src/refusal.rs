@@ -2,7 +2,8 @@
 
 use std::borrow::Cow;
 use std::fmt;
-use std::sync::Arc;
+
+use crate::rule_name::RuleName;
 
 /// What kind of refusal it is: decides the TLS alert that the application sees
 /// and whether the agent may try another gateway.
@@ -53,7 +54,7 @@ pub struct Refusal {
     /// One word per cause, for records and counters; never a name or an address.
     pub reason: Cow<'static, str>,
     /// The policy rule that decided, where one did.
-    pub rule: Option<Arc<str>>,
+    pub rule: Option<RuleName>,
 }
 
 impl Refusal {

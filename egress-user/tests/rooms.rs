@@ -185,6 +185,7 @@ const PURE: &[&str] = &[
     "hello",
     "policy",
     "refusal",
+    "rule_name",
     "tunnel/frame",
     "tunnel/header",
     "tunnel/reader",

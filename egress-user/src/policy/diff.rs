@@ -170,11 +170,11 @@ impl<'p> Both<'p> {
             // Nothing can be below a parent of 253 bytes.
             return Vec::new();
         };
-        let rules: Vec<&Rule> = [self.old, self.new]
+        let rules: Vec<Rule<'_>> = [self.old, self.new]
             .into_iter()
             .flat_map(|policy| {
                 let listed = policy.index.rules(name.as_str());
-                listed.filter_map(|(_, position)| policy.rules.get(position))
+                listed.filter_map(|(_, listing)| policy.rules.listed(listing))
             })
             .collect();
         let kinds = Kinds::of(&rules);
@@ -240,7 +240,7 @@ impl<'p> Both<'p> {
             workload,
         };
         let told = |policy: &Policy| match policy.decide(&request) {
-            Ok((rule, _)) => (true, format!("rule {}", rule.name)),
+            Ok((rule, _)) => (true, format!("rule {}", rule.name())),
             Err(refusal) => (false, refusal.to_string()),
         };
         let ((admitted, before), (admits, after)) = (told(self.old), told(self.new));
@@ -265,8 +265,8 @@ fn push(ranges: &mut Vec<PortRange>, range: PortRange) {
 }
 
 /// The stretches of ports that some rule is about and all rules treat alike.
-fn stretches(rules: &[&Rule]) -> Vec<PortRange> {
-    let ranges = || rules.iter().flat_map(|rule| rule.scope.ports.iter());
+fn stretches(rules: &[Rule<'_>]) -> Vec<PortRange> {
+    let ranges = || rules.iter().flat_map(|rule| rule.scope().ports.iter());
     let mut starts: BTreeSet<u32> = BTreeSet::new();
     for range in ranges() {
         starts.extend([u32::from(range.first), u32::from(range.last) + 1]);

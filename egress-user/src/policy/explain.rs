@@ -112,14 +112,14 @@ impl Policy {
     ) -> Explanation {
         let decided = self.decide(request);
         let (verdict, rule, refusal) = match &decided {
-            Ok((rule, None)) => ("allowed", Some(&rule.name), None),
-            Ok((rule, Some(refusal))) => ("would_refuse", Some(&rule.name), Some(refusal)),
+            Ok((rule, None)) => ("allowed", Some(rule.name()), None),
+            Ok((rule, Some(refusal))) => ("would_refuse", Some(rule.name()), Some(refusal)),
             Err(refusal) => {
                 let verdict = match self.mode {
                     Mode::Enforce => "refused",
                     Mode::Audit => "would_refuse",
                 };
-                (verdict, refusal.rule.as_ref(), Some(refusal))
+                (verdict, refusal.rule.as_deref(), Some(refusal))
             }
         };
         Explanation {
@@ -138,24 +138,25 @@ impl Policy {
     fn notes(&self, request: &Request<'_>) -> Vec<(usize, RuleNote)> {
         let decided = self.decide(request);
         let decides = match &decided {
-            Ok((rule, _)) => Some(&*rule.name),
+            Ok((rule, _)) => Some(rule.name()),
             Err(refusal) => refusal.rule.as_deref(),
         };
         let mut notes: Vec<(usize, RuleNote)> = Vec::new();
-        for (listed, position) in self.index.rules(request.name.as_str()) {
+        for (listed, listing) in self.index.rules(request.name.as_str()) {
+            let position = listing.position;
             // A more specific host of the same rule came already.
             let known = notes.iter().any(|&(known, _)| known == position);
-            let Some(rule) = self.rules.get(position).filter(|_| !known) else {
+            let Some(rule) = self.rules.listed(listing).filter(|_| !known) else {
                 continue;
             };
             let note = RuleNote {
-                rule: rule.name.to_string(),
+                rule: rule.name().to_string(),
                 line: 0,
-                action: rule.effect.as_str(),
+                action: rule.effect().as_str(),
                 host: listed.to_string(),
-                ports: rule.scope.ports_text(),
-                from: rule.scope.whom_text(),
-                outcome: outcome(rule, request, decides == Some(&*rule.name)),
+                ports: rule.scope().ports_text(),
+                from: rule.scope().whom_text(),
+                outcome: outcome(rule, request, decides == Some(rule.name())),
             };
             notes.push((position, note));
         }
@@ -171,12 +172,12 @@ impl Policy {
             };
             let rules = self.index.rules_of(host);
             let mut rules =
-                rules.filter_map(|position| Some((position, self.rules.get(position)?)));
+                rules.filter_map(|listing| Some((listing.position, self.rules.listed(listing)?)));
             // What `*` leaves out is denied by it all the same.
-            let rule = rules.find(|(_, rule)| host != Listed::Any || !rule.effect.is_deny());
+            let rule = rules.find(|(_, rule)| host != Listed::Any || !rule.effect().is_deny());
             near.extend(rule.map(|(position, rule)| {
                 let miss = NearMiss {
-                    rule: rule.name.to_string(),
+                    rule: rule.name().to_string(),
                     line: 0,
                     host: host.to_string(),
                     why,
@@ -222,10 +223,10 @@ impl<'n> Lines<'n> {
     }
 }
 
-fn outcome(rule: &Rule, request: &Request<'_>, decides: bool) -> &'static str {
-    let fit = rule.scope.fit(request.workload);
+fn outcome(rule: Rule<'_>, request: &Request<'_>, decides: bool) -> &'static str {
+    let fit = rule.scope().fit(request.workload);
     let fits = (rule.is_for(request.workload), rule.has_port(request.port));
-    match (fits, rule.effect, decides) {
+    match (fits, rule.effect(), decides) {
         ((true, true), Effect::Allow, true) => "allows it",
         ((true, true), Effect::Allow, false) => "would allow it, and another rule decides",
         ((true, true), Effect::Deny, _) if fit == Fit::Unknown => {

@@ -1,7 +1,7 @@
 //! A policy as it is typed: `--allow '*.wikipedia.org' --deny upload.wikimedia.org`.
 
 use super::host::Host;
-use super::rule::{Effect, PortRange, Scope};
+use super::rule::{Effect, PortRange, Scope, Terms};
 use super::text::Draft;
 use super::{DEFAULT_PORT, Mode};
 use crate::document::{Mistake, Mistakes};
@@ -24,12 +24,16 @@ impl Flags<'_> {
     pub(super) fn add_to(&self, draft: &mut Draft) -> Result<Vec<Mistake>, Mistakes> {
         let mut mistakes = Vec::new();
         let mut warnings = Vec::new();
-        let scope = draft.scope(Scope {
+        let scope = Scope {
             from: None,
             ports: self.port_ranges(&mut mistakes).into(),
-        });
+        };
         for (name, effect, typed) in self.named() {
-            let rule = draft.add(name, effect, &scope);
+            let terms = draft.rules.terms(Terms {
+                effect,
+                scope: scope.clone(),
+            });
+            let rule = draft.rules.add(name, terms);
             for text in typed {
                 let label = format!("--{name} '{text}'");
                 match Host::parse(text) {

@@ -7,8 +7,8 @@ use std::hint::black_box;
 use std::iter;
 
 use super::host::Host;
-use super::rule::Rule;
-use table::{Names, Table};
+use super::rules::{Rules, TermsId};
+use table::{Keys, Suffixes, Table};
 
 /// Suffixes of names that mean something else in every network: loopback (RFC 6761 §6.3),
 /// multicast DNS and with it the usual cluster domain (RFC 6762 §3), the private-use top
@@ -20,10 +20,10 @@ const INSIDE: [&str; 4] = ["localhost", "local", "internal", "home.arpa"];
 /// A name costs one look-up for itself and one for each of its parents.
 #[derive(Debug, Default)]
 pub(super) struct Index {
-    names: Names,
-    /// A name, and the rules that list it.
+    keys: Keys,
+    /// Names, with the rules that list them.
     exact: Table,
-    /// A parent, and the rules that list `*.parent`.
+    /// Parents, with the rules that list `*.parent`.
     below: Table,
     /// The rules that list `*`.
     any: Chain,
@@ -53,11 +53,20 @@ impl fmt::Display for Listed<'_> {
     }
 }
 
+/// A rule that lists a name: where it stands in the document, and what it says. The latter is
+/// known as well from where it stands, but would have to be waited for.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Listing {
+    pub(super) position: usize,
+    pub(super) terms: TermsId,
+}
+
 /// Rules in the order of the document: the first, and the position of the link to the next
 /// one. Neither is there in an empty chain.
 #[derive(Clone, Copy, Debug)]
 struct Chain {
     rule: u32,
+    terms: TermsId,
     next: u32,
 }
 
@@ -71,59 +80,90 @@ impl Default for Chain {
     fn default() -> Chain {
         Chain {
             rule: NONE,
+            terms: TermsId::default(),
             next: NONE,
         }
     }
 }
 
+impl Chain {
+    fn is_some(&self) -> bool {
+        self.rule != NONE
+    }
+}
+
 impl Index {
-    /// The rules that list a name, by position, the most specific host first and those of
-    /// one host in the order of the document. A rule that lists it twice may come twice.
-    pub(super) fn rules<'n>(&self, name: &'n str) -> impl Iterator<Item = (Listed<'n>, usize)> {
+    /// The rules that list a name, the most specific host first and those of one host in the
+    /// order of the document. A rule that lists it twice may come twice.
+    pub(super) fn rules<'n>(&self, name: &'n str) -> impl Iterator<Item = (Listed<'n>, Listing)> {
+        let suffixes = self.keys.suffixes(name);
         // First everything that the look-ups will wait for, so that they wait once.
-        let fetched = parents(name).fold(self.exact.fetch(name), |fetched, parent| {
-            fetched ^ self.below.fetch(parent)
-        });
-        black_box(fetched);
-        let exact = self.exact.find(name, &self.names);
-        let below = parents(name)
-            .map(|parent| (Listed::Below(parent), self.below.find(parent, &self.names)));
-        let any = if is_inside(name) {
-            self.any_inside
-        } else {
-            self.any
+        let (_, whole) = suffixes.whole();
+        black_box(
+            suffixes
+                .parents()
+                .fold(self.exact.fetch(whole), |fetched, (_, key)| {
+                    fetched ^ self.below.fetch(key)
+                }),
+        );
+        let mut left = suffixes.labels() + 1;
+        let (mut listed, mut chain) = (Listed::Any, Chain::default());
+        iter::from_fn(move || {
+            while !chain.is_some() {
+                left = left.checked_sub(1)?;
+                (listed, chain) = self.listed(&suffixes, left);
+            }
+            let Chain { rule, terms, next } = chain;
+            chain = self.links.get(next as usize).copied().unwrap_or_default();
+            let position = rule as usize;
+            Some((listed, Listing { position, terms }))
+        })
+    }
+
+    /// What lists a name by so many of its labels.
+    fn listed<'n>(&self, name: &Suffixes<'_, 'n>, labels: usize) -> (Listed<'n>, Chain) {
+        let Some(place) = labels.checked_sub(1) else {
+            let any = match self.any.is_some() && is_inside(name.whole().0) {
+                true => self.any_inside,
+                false => self.any,
+            };
+            return (Listed::Any, any);
         };
-        iter::once((Listed::Exact(name), exact))
-            .chain(below)
-            .chain([(Listed::Any, any)])
-            .flat_map(|(listed, chain)| self.walk(chain).map(move |rule| (listed, rule)))
+        let (suffix, key) = name.at(place);
+        match labels == name.labels() {
+            true => (Listed::Exact(suffix), self.exact.find(suffix, key)),
+            false => (Listed::Below(suffix), self.below.find(suffix, key)),
+        }
     }
 
     /// The rules that have exactly this host, in the order of the document.
-    pub(super) fn rules_of(&self, host: Listed<'_>) -> impl Iterator<Item = usize> {
+    pub(super) fn rules_of(&self, host: Listed<'_>) -> impl Iterator<Item = Listing> {
         self.walk(match host {
-            Listed::Exact(name) => self.exact.find(name, &self.names),
-            Listed::Below(parent) => self.below.find(parent, &self.names),
+            Listed::Exact(name) => self.exact.find(name, self.keys.of(name)),
+            Listed::Below(parent) => self.below.find(parent, self.keys.of(parent)),
             Listed::Any => self.any,
         })
     }
 
     /// Every host, in no particular order.
     pub(super) fn hosts(&self) -> impl Iterator<Item = Listed<'_>> {
-        let exact = self.exact.names().map(|name| self.names.at(name));
-        let below = self.below.names().map(|name| self.names.at(name));
-        let any = (self.any.rule != NONE).then_some(Listed::Any);
+        let (exact, below) = (self.exact.names(), self.below.names());
+        let any = self.any.is_some().then_some(Listed::Any);
         exact
             .map(Listed::Exact)
             .chain(below.map(Listed::Below))
             .chain(any)
     }
 
-    fn walk(&self, chain: Chain) -> impl Iterator<Item = usize> {
-        let first = (chain.rule != NONE).then_some(chain);
+    fn walk(&self, chain: Chain) -> impl Iterator<Item = Listing> {
+        let first = chain.is_some().then_some(chain);
         // `NONE` is a position, too: one that no link is at.
-        iter::successors(first, |last| self.links.get(last.next as usize).copied())
-            .map(|link| link.rule as usize)
+        iter::successors(first, |last| self.links.get(last.next as usize).copied()).map(|link| {
+            Listing {
+                position: link.rule as usize,
+                terms: link.terms,
+            }
+        })
     }
 }
 
@@ -131,56 +171,54 @@ impl Index {
 #[derive(Debug, Default)]
 pub(super) struct Builder {
     names: Names,
-    exact: Vec<Listing>,
-    below: Vec<Listing>,
+    exact: Vec<Noted>,
+    below: Vec<Noted>,
     any: Vec<u32>,
 }
 
 /// A host of one rule.
 #[derive(Debug)]
-struct Listing {
+struct Noted {
     name: u32,
     rule: u32,
 }
 
+/// Names one behind the other, each after its length in one byte.
+#[derive(Debug, Default)]
+struct Names(Vec<u8>);
+
 impl Builder {
     /// Notes a host of the rule that stands at this position.
     pub(super) fn insert(&mut self, host: &Host, rule: usize) {
-        // A document is much too small for as many rules, and for names of 4 GiB.
+        // A document is much too small for as many rules.
         let rule = u32::try_from(rule).unwrap_or(NONE);
         match host {
             Host::Exact(name) => {
                 let name = self.names.add(name);
-                self.exact.push(Listing { name, rule });
+                self.exact.push(Noted { name, rule });
             }
             Host::Below(parent) => {
                 let name = self.names.add(parent);
-                self.below.push(Listing { name, rule });
+                self.below.push(Noted { name, rule });
             }
             Host::Any => self.any.push(rule),
         }
     }
 
     /// The index of all that was noted.
-    pub(super) fn finish(self, rules: &[Rule]) -> Index {
-        let mut names = self.names;
-        names.close();
-        let mut links = Vec::new();
-        let mut index = Index {
-            exact: table(self.exact, &names, &mut links),
-            below: table(self.below, &names, &mut links),
-            names,
-            links,
-            ..Index::default()
-        };
-        for &rule in self.any.iter().rev() {
-            prepend(&mut index.any, rule, &mut index.links);
+    pub(super) fn finish(self, rules: &Rules) -> Index {
+        let Builder { names, any, .. } = self;
+        let mut index = Index::default();
+        index.exact = index.table(self.exact, &names, rules);
+        index.below = index.table(self.below, &names, rules);
+        for &rule in any.iter().rev() {
+            prepend(&mut index.any, rule, rules, &mut index.links);
             // A wildcard must not open what nobody thought of; closing it does no harm.
             if rules
                 .get(rule as usize)
-                .is_some_and(|rule| rule.effect.is_deny())
+                .is_some_and(|rule| rule.effect().is_deny())
             {
-                prepend(&mut index.any_inside, rule, &mut index.links);
+                prepend(&mut index.any_inside, rule, rules, &mut index.links);
             }
         }
         index.links.shrink_to_fit();
@@ -188,26 +226,52 @@ impl Builder {
     }
 }
 
-fn table(listings: Vec<Listing>, names: &Names, links: &mut Vec<Link>) -> Table {
-    let mut table = Table::with_capacity(listings.len());
-    // From the last to the first, since a chain grows at its head.
-    for Listing { name, rule } in listings.into_iter().rev() {
-        if let Some(chain) = table.chain_mut(name, names) {
-            prepend(chain, rule, links);
+impl Index {
+    fn table(&mut self, noted: Vec<Noted>, names: &Names, rules: &Rules) -> Table {
+        let mut table = Table::with_capacity(noted.len());
+        // From the last to the first, since a chain grows at its head.
+        for Noted { name, rule } in noted.into_iter().rev() {
+            let name = names.at(name);
+            if let Some(chain) = table.chain_mut(name, self.keys.of(name)) {
+                prepend(chain, rule, rules, &mut self.links);
+            }
         }
+        table
     }
-    table
 }
 
-fn prepend(chain: &mut Chain, rule: u32, links: &mut Vec<Link>) {
-    let next = match chain.rule {
-        NONE => NONE,
-        _ => {
+fn prepend(chain: &mut Chain, rule: u32, rules: &Rules, links: &mut Vec<Link>) {
+    let next = match chain.is_some() {
+        false => NONE,
+        true => {
             links.push(*chain);
             u32::try_from(links.len() - 1).unwrap_or(NONE)
         }
     };
-    *chain = Chain { rule, next };
+    if let Some(terms) = rules.terms_of(rule as usize) {
+        *chain = Chain { rule, terms, next };
+    }
+}
+
+impl Names {
+    /// Adds a name and gives its place.
+    fn add(&mut self, name: &str) -> u32 {
+        // A document is too small for 4 GiB of names, and a name has at most 253 bytes.
+        let start = u32::try_from(self.0.len()).unwrap_or(NONE);
+        self.0.push(u8::try_from(name.len()).unwrap_or(u8::MAX));
+        self.0.extend_from_slice(name.as_bytes());
+        start
+    }
+
+    /// The name at a place.
+    fn at(&self, start: u32) -> &str {
+        let name = self.0.get(start as usize..).and_then(|rest| {
+            let (&len, rest) = rest.split_first()?;
+            rest.get(..usize::from(len))
+        });
+        name.and_then(|name| str::from_utf8(name).ok())
+            .unwrap_or_default()
+    }
 }
 
 /// `b.c` and `c` for `a.b.c`.
@@ -217,7 +281,9 @@ pub(super) fn parents(name: &str) -> impl Iterator<Item = &str> {
 
 /// `b.c` for `a.b.c`.
 fn parent(name: &str) -> Option<&str> {
-    name.split_once('.').map(|(_, parent)| parent)
+    // By bytes: on labels as short as these, a search made for long texts takes longer.
+    let dot = name.bytes().position(|byte| byte == b'.')?;
+    name.get(dot + 1..)
 }
 
 /// Whether a name means something only inside some network.

@@ -57,7 +57,7 @@ struct Lint<'p> {
 
 /// Why a rule never decides about a host.
 struct Overridden<'p> {
-    by: &'p Rule,
+    by: Rule<'p>,
     line: u32,
 }
 
@@ -81,7 +81,7 @@ impl<'p> Lint<'p> {
     fn overridden(
         &self,
         position: usize,
-        rule: &Rule,
+        rule: Rule<'_>,
         value: Value<'_>,
         hosts: &[(Host, Value<'_>)],
     ) {
@@ -95,15 +95,15 @@ impl<'p> Lint<'p> {
             let also = match found
                 .iter()
                 .flatten()
-                .any(|other| other.by.name != first.by.name)
+                .any(|other| other.by.name() != first.by.name())
             {
                 true => " and others",
                 false => "",
             };
             value.warn(format!(
                 "rule `{}` never decides anything: rule `{}` on line {}{also} {} all of it",
-                rule.name,
-                first.by.name,
+                rule.name(),
+                first.by.name(),
                 first.line,
                 verb(rule, first.by)
             ));
@@ -114,14 +114,14 @@ impl<'p> Lint<'p> {
                 let (host, verb) = (host.to_string(), verb(rule, by));
                 value.warn(format!(
                     "rule `{}` on line {line} {verb} `{host}` for the same ports and workloads",
-                    by.name
+                    by.name()
                 ));
             }
         }
     }
 
     /// The rule that decides whenever this one fits by this host.
-    fn decides_instead(&self, own: usize, rule: &Rule, host: &Host) -> Option<Overridden<'p>> {
+    fn decides_instead(&self, own: usize, rule: Rule<'_>, host: &Host) -> Option<Overridden<'p>> {
         let name = match host {
             Host::Exact(name) => name.to_string(),
             // Below and without the parent, any name will do.
@@ -142,12 +142,13 @@ impl<'p> Lint<'p> {
             .index
             .rules(&name)
             .take(LOOKED_AT)
+            .map(|(listed, listing)| (listed, listing.position))
             .filter(|&(listed, position)| position != own && whole(listed))
             .filter_map(|(listed, position)| Some((listed, position, self.rule(position)?)))
             .find(|(listed, position, other)| {
-                let denied = other.effect == Effect::Deny && rule.effect != Effect::Deny;
-                let earlier = other.effect == rule.effect && same(*listed) && *position < own;
-                (denied || earlier) && other.scope.covers(&rule.scope)
+                let denied = other.effect() == Effect::Deny && rule.effect() != Effect::Deny;
+                let earlier = other.effect() == rule.effect() && same(*listed) && *position < own;
+                (denied || earlier) && other.scope().covers(rule.scope())
             })
             .map(|(_, position, by)| Overridden {
                 by,
@@ -155,11 +156,11 @@ impl<'p> Lint<'p> {
             })
     }
 
-    fn wildcard(&self, rule: &Rule, host: &Host, value: Value<'_>) {
+    fn wildcard(&self, rule: Rule<'_>, host: &Host, value: Value<'_>) {
         let Host::Below(parent) = host else {
             return;
         };
-        if rule.effect != Effect::Allow {
+        if rule.effect() != Effect::Allow {
             return self.apex(rule, parent, value);
         }
         match suffix::zone(parent) {
@@ -176,26 +177,27 @@ impl<'p> Lint<'p> {
     }
 
     /// A denied wildcard leaves the name itself to other rules.
-    fn apex(&self, rule: &Rule, parent: &str, value: Value<'_>) {
+    fn apex(&self, rule: Rule<'_>, parent: &str, value: Value<'_>) {
         let listing = || {
             let rules = self.policy.index.rules(parent).take(LOOKED_AT);
-            rules.filter_map(|(_, position)| Some((position, self.rule(position)?)))
+            rules.filter_map(|(_, listing)| Some((listing.position, self.rule(listing.position)?)))
         };
-        let is_denied =
-            listing().any(|(_, other)| other.effect.is_deny() && other.scope.covers(&rule.scope));
-        let allowed = listing()
-            .find(|(_, other)| other.effect == Effect::Allow && other.scope.meets(&rule.scope));
+        let is_denied = listing()
+            .any(|(_, other)| other.effect().is_deny() && other.scope().covers(rule.scope()));
+        let allowed = listing().find(|(_, other)| {
+            other.effect() == Effect::Allow && other.scope().meets(rule.scope())
+        });
         if let (false, Some((position, other))) = (is_denied, allowed) {
             value.warn(format!(
                 "`*.{parent}` leaves out `{parent}` itself, which rule `{}` on line {} allows; \
                  list it, too, if it is meant",
-                other.name,
+                other.name(),
                 self.line(position)
             ));
         }
     }
 
-    fn rule(&self, position: usize) -> Option<&'p Rule> {
+    fn rule(&self, position: usize) -> Option<Rule<'p>> {
         self.policy.rules.get(position)
     }
 
@@ -204,8 +206,8 @@ impl<'p> Lint<'p> {
     }
 }
 
-fn verb(rule: &Rule, by: &Rule) -> &'static str {
-    match (rule.effect, by.effect) {
+fn verb(rule: Rule<'_>, by: Rule<'_>) -> &'static str {
+    match (rule.effect(), by.effect()) {
         (Effect::Allow | Effect::TryDeny, Effect::Deny) => "denies",
         (_, Effect::Allow) => "already allows",
         (_, Effect::Deny | Effect::TryDeny) => "already denies",

@@ -4,15 +4,22 @@ use std::fmt;
 use std::sync::Arc;
 
 use super::selector::{Fit, Selector};
+use crate::rule_name::{RuleName, RuleNames};
 use crate::workload::Workload;
 
-/// A rule without its hosts, which the index holds. Small, since there may be a million.
-#[derive(Debug)]
-pub(super) struct Rule {
-    pub(super) name: Arc<str>,
+/// A rule without its hosts, which the index holds.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Rule<'p> {
+    pub(super) names: &'p Arc<RuleNames>,
+    pub(super) position: usize,
+    pub(super) terms: &'p Terms,
+}
+
+/// What a rule says beside its name and its hosts.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub(super) struct Terms {
     pub(super) effect: Effect,
-    /// Shared by the rules that say the same here.
-    pub(super) scope: Arc<Scope>,
+    pub(super) scope: Scope,
 }
 
 /// Whom and which ports a rule is about.
@@ -54,7 +61,7 @@ impl Scope {
 }
 
 /// What a rule does to the connections that it fits.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(super) enum Effect {
     Allow,
     Deny,
@@ -82,20 +89,37 @@ impl Effect {
     }
 }
 
-impl Rule {
+impl<'p> Rule<'p> {
+    pub(super) fn name(self) -> &'p str {
+        self.names.get(self.position)
+    }
+
+    /// The name for whoever outlives the look at the policy.
+    pub(super) fn shared_name(self) -> RuleName {
+        RuleName::new(self.names, self.position)
+    }
+
+    pub(super) fn effect(self) -> Effect {
+        self.terms.effect
+    }
+
+    pub(super) fn scope(self) -> &'p Scope {
+        &self.terms.scope
+    }
+
     /// Whether the rule is for this workload. What is not known of it is held against it:
     /// whoever may be meant is denied, and only who is certainly meant is allowed.
-    pub(super) fn is_for(&self, workload: &Workload) -> bool {
-        let enough = match self.effect {
+    pub(super) fn is_for(self, workload: &Workload) -> bool {
+        let enough = match self.effect() {
             Effect::Allow => Fit::Yes,
             Effect::Deny | Effect::TryDeny => Fit::Unknown,
         };
-        self.scope.fit(workload) >= enough
+        self.scope().fit(workload) >= enough
     }
 
     /// Whether the rule is about this port.
-    pub(super) fn has_port(&self, port: u16) -> bool {
-        self.scope.ports.iter().any(|range| range.contains(port))
+    pub(super) fn has_port(self, port: u16) -> bool {
+        self.scope().ports.iter().any(|range| range.contains(port))
     }
 }
 

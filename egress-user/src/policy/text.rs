@@ -1,17 +1,15 @@
 //! The policy document: from YAML to rules.
 
 use std::cell::Cell;
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::hash::BuildHasher;
-use std::sync::Arc;
 
 use hashbrown::{DefaultHashBuilder, HashTable, hash_table::Entry};
 
 use super::host::Host;
-use super::index::Builder;
-use super::rule::{Effect, PortRange, Rule, Scope};
+use super::rule::{Effect, PortRange, Scope, Terms};
 use super::selector::{CgroupPattern, Selector};
-use super::{DEFAULT_PORT, Flags, Mode};
+use super::{DEFAULT_PORT, Flags, Mode, index, rules};
 use crate::document::{self, Loaded, Map, Mistake, Mistakes, Value};
 
 /// The one version of the document that there is.
@@ -27,31 +25,8 @@ pub(super) const MAX_UID: u32 = u32::MAX - 1;
 #[derive(Debug, Default)]
 pub(super) struct Draft {
     /// In the order of the file. A rule with a mistake holds its place.
-    pub(super) rules: Vec<Rule>,
-    pub(super) hosts: Builder,
-    scopes: HashSet<Arc<Scope>>,
-}
-
-impl Draft {
-    /// Adds a rule without hosts and gives its position.
-    pub(super) fn add(&mut self, name: &str, effect: Effect, scope: &Arc<Scope>) -> usize {
-        self.rules.push(Rule {
-            name: name.into(),
-            effect,
-            scope: Arc::clone(scope),
-        });
-        self.rules.len() - 1
-    }
-
-    /// The one copy of a scope.
-    pub(super) fn scope(&mut self, scope: Scope) -> Arc<Scope> {
-        if let Some(known) = self.scopes.get(&scope) {
-            return Arc::clone(known);
-        }
-        let scope = Arc::new(scope);
-        self.scopes.insert(Arc::clone(&scope));
-        scope
-    }
+    pub(super) rules: rules::Builder,
+    pub(super) hosts: index::Builder,
 }
 
 /// Reads the text of a policy file that will stand together with some flags.
@@ -122,13 +97,14 @@ fn rule(map: &Map<'_>, draft: &mut Draft, names: &mut Names<'_>) -> Option<()> {
     let ports = map.or("ports", vec![PortRange::one(DEFAULT_PORT)], |value| {
         value.non_empty_list(|value| value.parse(PortRange::parse))
     });
-    let scope = draft.scope(Scope {
+    let scope = Scope {
         from: from.map(Vec::into_boxed_slice),
         ports: ports.into_boxed_slice(),
-    });
+    };
+    let terms = draft.rules.terms(Terms { effect, scope });
     let position = map.required("name", |value| {
         let name = names.claim(value, &draft.rules)?;
-        Some(draft.add(name, effect, &scope))
+        Some(draft.rules.add(name, terms))
     });
     let hosts = map.required("hosts", |value| {
         value.non_empty_list(|value| {
@@ -276,7 +252,7 @@ impl<'f> Names<'f> {
     }
 
     /// The name of the rule that comes next behind `rules`, if it may be had.
-    fn claim<'d>(&mut self, value: Value<'d>, rules: &[Rule]) -> Option<&'d str> {
+    fn claim<'d>(&mut self, value: Value<'d>, rules: &rules::Builder) -> Option<&'d str> {
         let name = value.text()?;
         let known = |byte: u8| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-');
         if name.len() > MAX_NAME || !name.bytes().all(known) {
@@ -289,7 +265,7 @@ impl<'f> Names<'f> {
                 "`{name}` is the name of the rule that `--{name}` makes; give this one another"
             ));
         }
-        let name_of = |position: u32| rules.get(position as usize).map_or(name, |rule| &rule.name);
+        let name_of = |position: u32| rules.name(position as usize);
         let hash = |name: &str| self.hasher.hash_one(name);
         let entry = self.taken.entry(
             hash(name),

@@ -1,11 +1,10 @@
 //! The judgement.
 
-use std::sync::Arc;
-
 use super::rule::{Effect, Rule};
 use super::{Mode, Policy};
 use crate::hello::ServerName;
 use crate::refusal::{Class, Refusal};
+use crate::rule_name::RuleName;
 use crate::workload::Workload;
 
 /// No rule lists the name.
@@ -48,7 +47,7 @@ pub enum Verdict {
 pub struct Admitted {
     name: ServerName,
     port: u16,
-    rule: Option<Arc<str>>,
+    rule: Option<RuleName>,
     would_refuse: Option<Refusal>,
 }
 
@@ -64,7 +63,7 @@ impl Admitted {
     }
 
     /// The rule that allows it; none where audit mode let it through.
-    pub fn rule(&self) -> Option<&Arc<str>> {
+    pub fn rule(&self) -> Option<&RuleName> {
         self.rule.as_ref()
     }
 
@@ -80,7 +79,7 @@ impl Policy {
     /// and the rules that list it, not for the size of the policy.
     pub fn judge(&self, request: &Request<'_>) -> Verdict {
         let (rule, would_refuse) = match self.decide(request) {
-            Ok((rule, would_refuse)) => (Some(Arc::clone(&rule.name)), would_refuse),
+            Ok((rule, would_refuse)) => (Some(rule.shared_name()), would_refuse),
             Err(refusal) => match self.mode {
                 Mode::Enforce => return Verdict::Refused(refusal),
                 Mode::Audit => (None, Some(refusal)),
@@ -99,25 +98,29 @@ impl Policy {
     pub(super) fn decide(
         &self,
         request: &Request<'_>,
-    ) -> Result<(&Rule, Option<Refusal>), Refusal> {
+    ) -> Result<(Rule<'_>, Option<Refusal>), Refusal> {
         let mut allows = None;
         let mut would_deny = None;
         let mut other_port = None;
         let mut other_workload = None;
         // The most specific host comes first, so the first rule of each kind is the one to
         // be named.
-        for rule in self.rules_for(request.name) {
+        let denied = self.rules_for(request.name).find(|&rule| {
             let workload = rule.is_for(request.workload);
             let fits = workload && rule.has_port(request.port);
-            let found = match rule.effect {
-                Effect::Deny if fits => return Err(refusal(DENIED_BY_RULE, Some(rule))),
+            let found = match rule.effect() {
+                Effect::Deny => return fits,
                 Effect::TryDeny if fits => &mut would_deny,
-                Effect::Deny | Effect::TryDeny => continue,
+                Effect::TryDeny => return false,
                 Effect::Allow if fits => &mut allows,
                 Effect::Allow if workload => &mut other_port,
                 Effect::Allow => &mut other_workload,
             };
             found.get_or_insert(rule);
+            false
+        });
+        if denied.is_some() {
+            return Err(refusal(DENIED_BY_RULE, denied));
         }
         match (allows, other_port, other_workload) {
             (Some(rule), _, _) => Ok((
@@ -130,15 +133,15 @@ impl Policy {
         }
     }
 
-    fn rules_for(&self, name: &ServerName) -> impl Iterator<Item = &Rule> {
+    fn rules_for(&self, name: &ServerName) -> impl Iterator<Item = Rule<'_>> {
         let listed = self.index.rules(name.as_str());
-        listed.filter_map(|(_, position)| self.rules.get(position))
+        listed.filter_map(|(_, listing)| self.rules.listed(listing))
     }
 }
 
-fn refusal(reason: &'static str, rule: Option<&Rule>) -> Refusal {
+fn refusal(reason: &'static str, rule: Option<Rule<'_>>) -> Refusal {
     Refusal {
-        rule: rule.map(|rule| Arc::clone(&rule.name)),
+        rule: rule.map(|rule| rule.shared_name()),
         ..Refusal::new(Class::Denied, reason)
     }
 }

@@ -1,5 +1,7 @@
 use super::*;
 
+use std::sync::Arc;
+
 fn recorder() -> (Recorder, Arc<Tally>) {
     let tally = Arc::new(Tally::default());
     let recorder = Recorder::silent(Arc::new(Metrics::default())).with_tally(tally.clone());

@@ -323,7 +323,7 @@ fn words_cover_exactly_what_they_describe() {
         "- {name: r, hosts: [a.org], from: [{namespace: p, uid: 1}, {cgroup: /s/a}, \
          {cgroup: /*/a, labels: {l: q}}, {cgroup: /s}]}\n",
     );
-    let rules: Vec<&Rule> = policy.rules.iter().collect();
+    let rules: Vec<Rule<'_>> = policy.rules.iter().collect();
     let kinds = Kinds::of(&rules);
     let all = kinds.len();
     assert!(kinds.is_complete() && all >= 24, "{all}");

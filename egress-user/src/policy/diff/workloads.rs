@@ -57,10 +57,10 @@ struct Term {
 
 impl Kinds {
     /// Those that the rules tell apart.
-    pub(super) fn of(rules: &[&Rule]) -> Kinds {
+    pub(super) fn of(rules: &[Rule<'_>]) -> Kinds {
         let selectors: Vec<&Selector> = rules
             .iter()
-            .filter_map(|rule| rule.scope.from.as_deref())
+            .filter_map(|rule| rule.scope().from.as_deref())
             .flatten()
             .collect();
         let names = |field: fn(&Selector) -> Option<&str>| {

@@ -1,30 +1,28 @@
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use proptest::prelude::*;
 
 use super::*;
-use crate::policy::rule::{Effect, Scope};
+use crate::policy::rule::{Effect, Scope, Terms};
+use crate::policy::rules;
 
 /// Hosts of rules, by the positions of the rules, as a list and as an index.
 fn index(listed: &[(Host, usize)], effects: &[Effect]) -> Index {
-    let scope = Arc::new(Scope {
+    let scope = Scope {
         from: None,
         ports: [].into(),
-    });
-    let rules: Vec<_> = effects
-        .iter()
-        .map(|&effect| Rule {
-            name: "rule".into(),
-            effect,
-            scope: Arc::clone(&scope),
-        })
-        .collect();
+    };
+    let mut rules = rules::Builder::default();
+    for &effect in effects {
+        let scope = scope.clone();
+        let terms = rules.terms(Terms { effect, scope });
+        rules.add("rule", terms);
+    }
     let mut builder = Builder::default();
     for (host, rule) in listed {
         builder.insert(host, *rule);
     }
-    builder.finish(&rules)
+    builder.finish(&rules.finish())
 }
 
 /// What the index should say, by looking at every host.
@@ -86,33 +84,107 @@ proptest! {
             Host::Any => None,
         });
         for name in listed_names.chain(asked) {
-            let found: Vec<_> = index.rules(&name).map(|(_, rule)| rule).collect();
+            let found: Vec<_> = index.rules(&name).map(|(_, listing)| listing.position).collect();
             prop_assert_eq!(found, scan(&listed, &effects, &name), "{}", name);
         }
     }
 }
 
-/// A table that is as full as it gets, so that probing runs into neighbours and over the end.
+/// More names than there is room for, so that many have their tags in the next group or, behind
+/// the last, in the first; and in the end no place is free.
 #[test]
 fn many_names_are_all_found_and_no_other() {
-    let mut names = Names::default();
+    let keys = Keys::default();
+    let mut table = Table::with_capacity(20_000);
     let mut wanted = BTreeMap::new();
-    for number in 0..20_000_u32 {
+    for number in 0.. {
         let name = format!("host{number}.example.org");
-        wanted.insert(name.clone(), (names.add(&name), number));
+        let Some(chain) = table.chain_mut(&name, keys.of(&name)) else {
+            break;
+        };
+        assert!(!chain.is_some());
+        chain.rule = number;
+        wanted.insert(name, number);
     }
-    names.close();
-    let mut table = Table::with_capacity(wanted.len());
-    for &(start, number) in wanted.values() {
-        table.chain_mut(start, &names).unwrap().rule = number;
-    }
-    for (name, &(_, number)) in &wanted {
-        assert_eq!(table.find(name, &names).rule, number);
-        assert_eq!(table.find(&format!("x{name}"), &names).rule, NONE);
+    assert!(
+        wanted.len() >= 24_000 && wanted.len() % 32 == 0,
+        "{}",
+        wanted.len()
+    );
+    assert_eq!(table.names().count(), wanted.len());
+    for (name, &number) in &wanted {
+        let key = keys.of(name);
+        assert_eq!(table.find(name, key).rule, number);
+        assert_eq!(table.chain_mut(name, key).unwrap().rule, number);
+        // In a full table such a search looks at every group.
+        if number % 100 == 0 {
+            let other = format!("x{name}");
+            assert_eq!(table.find(&other, keys.of(&other)).rule, NONE);
+        }
     }
     let empty = Table::with_capacity(0);
-    assert_eq!(empty.find("a.org", &names).rule, NONE);
-    assert_eq!(empty.fetch("a.org"), 0);
+    let key = keys.of("a.org");
+    assert_eq!(empty.find("a.org", key).rule, NONE);
+    assert_eq!(empty.fetch(key), 0);
+}
+
+/// Whoever has the key of another is told from it by the name.
+#[test]
+fn names_with_one_key_are_told_apart() {
+    let key = Keys::default().of("a.org");
+    let mut table = Table::with_capacity(8);
+    let names = [
+        "a.org".to_owned(),
+        "b.org".to_owned(),
+        "c".repeat(60),
+        "d".repeat(60),
+    ];
+    for (name, rule) in names.iter().zip(0..) {
+        table.chain_mut(name, key).unwrap().rule = rule;
+    }
+    for (name, rule) in names.iter().zip(0..) {
+        assert_eq!(table.find(name, key).rule, rule);
+    }
+    assert_eq!(table.find("e.org", key).rule, NONE);
+    assert_eq!(table.find(&"e".repeat(60), key).rule, NONE);
+}
+
+/// What a look-up of a name computes for its parents is what each was stored by.
+#[test]
+fn keys_go_on_from_the_parents() {
+    let keys = Keys::default();
+    let deep = vec!["a"; 40].join(".");
+    for name in ["a", "a.b", "www.example.org", "..", "a..b", "", &deep] {
+        let suffixes = keys.suffixes(name);
+        let found: Vec<_> = iter::once(suffixes.whole())
+            .chain(suffixes.parents())
+            .collect();
+        let expected: Vec<_> = iter::once(name)
+            .chain(parents(name))
+            .map(|suffix| (suffix, keys.of(suffix)))
+            .collect();
+        assert_eq!(found, expected, "{name}");
+    }
+}
+
+/// More labels than keys are made for in one go.
+#[test]
+fn names_with_many_labels_are_found() {
+    let name = |labels| vec!["a"; labels].join(".");
+    let exact = (1..=127).map(|labels| Host::Exact(name(labels).into()));
+    let below = (1..=127).map(|labels| Host::Below(name(labels).into()));
+    let listed: Vec<_> = exact.chain(below).zip(0..).collect();
+    let index = index(&listed, &[Effect::Allow; 254]);
+    for labels in 1..=127 {
+        let name = name(labels);
+        let found: Vec<_> = index
+            .rules(&name)
+            .map(|(_, listing)| listing.position)
+            .collect();
+        let below = (0..labels - 1).rev().map(|parent| 127 + parent);
+        let expected: Vec<_> = iter::once(labels - 1).chain(below).collect();
+        assert_eq!(found, expected);
+    }
 }
 
 /// 253 bytes, the longest there are: their length stands in one byte.
@@ -125,7 +197,10 @@ fn names_of_every_length_are_told_apart() {
     let index = index(&listed, &[Effect::Allow; 253]);
     for length in 1..=253 {
         let name = "a".repeat(length);
-        let found: Vec<_> = index.rules(&name).collect();
+        let found: Vec<_> = index
+            .rules(&name)
+            .map(|(listed, listing)| (listed, listing.position))
+            .collect();
         assert_eq!(found, [(Listed::Exact(&name), length - 1)]);
     }
     assert_eq!(index.rules(&"a".repeat(254)).count(), 0);

@@ -2,7 +2,6 @@
 
 use std::borrow::Cow;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
 
 use bytes::BytesMut;
 
@@ -203,7 +202,7 @@ pub fn decode_refused(payload: &[u8]) -> Result<Refusal, FrameError> {
     Ok(Refusal {
         class,
         reason: Cow::Owned(reason.to_owned()),
-        rule: (!rule.is_empty()).then(|| Arc::from(rule)),
+        rule: (!rule.is_empty()).then(|| rule.into()),
     })
 }
 

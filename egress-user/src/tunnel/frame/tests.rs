@@ -1,5 +1,3 @@
-use std::sync::Arc;
-
 use proptest::prelude::*;
 
 use super::*;
@@ -29,7 +27,7 @@ fn the_layout_is_the_documented_one() {
     assert_eq!(&out[..], b"before\x02\0\0\x03xyz\x03\0\0\0\x04\0\0\x01\x03");
 
     let refusal = Refusal {
-        rule: Some(Arc::from("r1")),
+        rule: Some("r1".into()),
         ..Refusal::new(Class::Denied, "no_rule")
     };
     assert_eq!(
@@ -138,7 +136,7 @@ fn refused_is_strict() {
 #[test]
 fn an_odd_rule_does_not_keep_a_refusal_back() {
     let refusal = Refusal {
-        rule: Some(Arc::from(format!("a\nb{}", "é".repeat(100)))),
+        rule: Some(format!("a\nb{}", "é".repeat(100)).as_str().into()),
         ..Refusal::new(Class::Denied, "denied_by_rule")
     };
     let decoded = decode_refused(payload_of(Kind::Refused, &refused_bytes(&refusal))).unwrap();
@@ -188,7 +186,7 @@ fn any_refusal() -> impl Strategy<Value = Refusal> {
         .prop_map(|(class, reason, rule)| Refusal {
             class,
             reason: reason.into(),
-            rule: rule.map(Arc::from),
+            rule: rule.as_deref().map(Into::into),
         })
 }
 
