@@ -348,9 +348,14 @@ impl Pending {
     }
 
     /// The client left before it sent a ClientHello.
-    pub fn closed_before_hello(mut self) {
+    pub fn closed_before_hello(self) {
+        self.left("closed_before_hello");
+    }
+
+    /// The other end left before it asked for anything; `reason` says in what.
+    pub fn left(mut self, reason: &'static str) {
         self.verdict = Verdict::Closed;
-        self.reason = Some(Cow::Borrowed("closed_before_hello"));
+        self.reason = Some(Cow::Borrowed(reason));
         self.closed_by = Some(ClosedBy::Client);
     }
 }

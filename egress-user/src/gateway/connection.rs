@@ -46,10 +46,10 @@ pub(super) async fn serve(
     let authenticated = tokio::select! {
         authenticated =
             tokio::time::timeout(shared.limits.handshake, authenticate(&shared, socket)) => authenticated,
-        () = drain.forced() => Ok(Err(Rejected::new("drained"))),
+        () = drain.forced() => Ok(Err(Unserved::rejected("drained"))),
     };
     drop(at_door);
-    let rejected = match authenticated {
+    let unserved = match authenticated {
         Ok(Ok((accepted, peer))) => match shared.agents.admit(peer.id()) {
             Ok(pass) => {
                 return match accepted {
@@ -67,16 +67,14 @@ pub(super) async fn serve(
                     Accepted::Tunnel(tunnel) => turn_away(tunnel, &refusal).await,
                     Accepted::Raw(stream, _) => raw::turn_away(stream, &refusal).await,
                 }
-                Rejected {
-                    refusal,
-                    peer: Some(peer.id().clone()),
-                }
+                let peer = Some(peer.id().clone());
+                Unserved::Rejected { refusal, peer }
             }
         },
-        Ok(Err(rejected)) => rejected,
-        Err(_) => Rejected::new("handshake_timeout"),
+        Ok(Err(unserved)) => unserved,
+        Err(_) => Unserved::rejected("handshake_timeout"),
     };
-    reject(&shared, started, agent, rejected);
+    record(&shared, started, agent, unserved);
 }
 
 /// A connection whose handshake is done.
@@ -88,14 +86,18 @@ enum Accepted<'a> {
 }
 
 /// Why an agent's connection came to nothing.
-struct Rejected {
-    refusal: Refusal,
-    peer: Option<SpiffeId>,
+enum Unserved {
+    /// It left before the handshake was done, as health checks do and agents that end.
+    Left,
+    Rejected {
+        refusal: Refusal,
+        peer: Option<SpiffeId>,
+    },
 }
 
-impl Rejected {
-    fn new(reason: &'static str) -> Rejected {
-        Rejected {
+impl Unserved {
+    fn rejected(reason: &'static str) -> Unserved {
+        Unserved::Rejected {
             refusal: Refusal::new(Class::Denied, reason),
             peer: None,
         }
@@ -104,13 +106,18 @@ impl Rejected {
 
 /// There is no stream and so no connection id from the agent, but somebody
 /// tried: that is worth a line.
-fn reject(shared: &Shared, started: Instant, agent: AgentAddr, rejected: Rejected) {
-    shared.recorder.metrics().tunnel(TunnelEvent::Rejected);
+fn record(shared: &Shared, started: Instant, agent: AgentAddr, unserved: Unserved) {
     let id = ConnectionId::new();
     let mut record = Pending::since(started, &shared.recorder, Hop::Gateway, id);
     record.client = Some(agent.to_string());
-    record.peer = rejected.peer.map(|peer| peer.to_string());
-    record.refused(rejected.refusal);
+    match unserved {
+        Unserved::Left => record.left("handshake_broken_off"),
+        Unserved::Rejected { refusal, peer } => {
+            shared.recorder.metrics().tunnel(TunnelEvent::Rejected);
+            record.peer = peer.map(|peer| peer.to_string());
+            record.refused(refusal);
+        }
+    }
 }
 
 /// Tells an agent that none of its streams will be taken, and why.
@@ -127,13 +134,14 @@ async fn turn_away(mut tunnel: GatewayTunnel, refusal: &Refusal) {
 async fn authenticate(
     shared: &Shared,
     socket: TcpStream,
-) -> Result<(Accepted<'_>, AgentPeer), Rejected> {
-    tune(&socket).map_err(|_| Rejected::new("handshake_broken_off"))?;
+) -> Result<(Accepted<'_>, AgentPeer), Unserved> {
+    tune(&socket).map_err(|_| Unserved::Left)?;
     let handshake = shared.tls.now();
     let accepting = TlsAcceptor::from(handshake.config()).accept(socket);
     let stream = accepting.await.map_err(|error| {
         tracing::debug!(%error, "an agent failed the handshake");
-        Rejected::new(tls_error(&error).map_or("handshake_broken_off", tls::handshake_reason))
+        let reason = tls_error(&error).map(tls::handshake_reason);
+        reason.map_or(Unserved::Left, Unserved::rejected)
     })?;
     let (_, session) = stream.get_ref();
     let agreed = session.alpn_protocol();
@@ -141,11 +149,11 @@ async fn authenticate(
     let raw = shared.raw.as_ref();
     let raw = raw.filter(|raw| !is_agent && raw.is_meant_by(agreed));
     if !is_agent && raw.is_none() {
-        return Err(Rejected::new("alpn_mismatch"));
+        return Err(Unserved::rejected("alpn_mismatch"));
     }
     let peer = handshake
         .peer(session)
-        .map_err(|error| Rejected::new(error.reason()))?;
+        .map_err(|error| Unserved::rejected(error.reason()))?;
     let accepted = match raw {
         Some(access) => Accepted::Raw(stream, access),
         None => Accepted::Tunnel(Tunnel::new(stream, Role::Gateway)),

@@ -1,6 +1,7 @@
 //! Our gateway for other people's programs: mTLS with the application's bytes inside.
 
 use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::thread;
 
@@ -208,6 +209,17 @@ fn a_stranger_that_goes_without_a_word_is_no_refusal() {
     assert!(answer.stdout.contains("CONNECTED"), "{answer:#?}");
     let [record] = finish(world);
     assert_outcome(&record, "closed", "closed_before_hello");
+}
+
+#[test]
+fn a_stranger_that_leaves_in_the_handshake_is_no_refusal() {
+    let world = world(TAKEN);
+    let gateway = SocketAddr::new(world.lab.gateway.v4.into(), TUNNEL_PORT);
+    let node = &world.lab.node.namespace;
+    let went = node.run(|| TcpStream::connect(gateway).map(drop));
+    went.unwrap().unwrap();
+    let [record] = finish(world);
+    assert_outcome(&record, "closed", "handshake_broken_off");
 }
 
 /// An inner session over the pipes of `openssl s_client`.
