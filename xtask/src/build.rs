@@ -66,6 +66,25 @@ pub(crate) fn static_binary() -> Result<PathBuf> {
     Ok(binary)
 }
 
+/// Builds a binary that needs no library, with the profile of the tests and what of these was
+/// compiled, our own library excepted, and prints where it is. The kernel programs must be built
+/// before.
+///
+/// # Errors
+///
+/// Fails when something does not compile.
+pub(crate) fn static_dev_binary() -> Result<PathBuf> {
+    let wrapper = workspace::root().join("xtask/src/image/static-rustc");
+    let mut cargo = workspace::cargo();
+    // Naming the package would choose other features of its dependencies than the tests have.
+    cargo.args(["build", "--bin", BINARY]);
+    process::run(cargo.env("RUSTC_WORKSPACE_WRAPPER", wrapper))?;
+    let directory = workspace::Metadata::read()?.target_directory()?;
+    let binary = directory.join("debug").join(BINARY);
+    show(&binary)?;
+    Ok(binary)
+}
+
 fn cargo() -> Command {
     let mut cargo = workspace::cargo();
     cargo.args(["build", "--package", "egress-user", "--bin", BINARY]);

@@ -5,11 +5,11 @@ use std::time::Instant;
 use anyhow::{Result, anyhow};
 use clap::ValueEnum;
 
-use crate::{build_ebpf, demo, fuzz, kernel_test, process, test, workspace};
+use crate::{build_ebpf, demo, fuzz, image, kernel_test, process, test, workspace};
 
 mod deny;
 
-/// Check everything: format, lints, documentation, dependencies, tests, demo.
+/// Check everything: format, lints, documentation, dependencies, tests, image, demo.
 ///
 /// Stops at the first step that fails and says how to repeat it.
 #[derive(Debug, clap::Args)]
@@ -37,6 +37,8 @@ enum Step {
     Test,
     /// `cargo xtask fuzz`, ten seconds for each target.
     Fuzz,
+    /// The container image builds, and what is in it runs where nothing else is.
+    Image,
     /// `cargo xtask kernel-test`.
     Kernels,
     /// `cargo xtask demo`.
@@ -104,18 +106,22 @@ impl Step {
             Self::Deny => deny::run(left_out),
             Self::Test => test::run(&test::Args::default()),
             Self::Fuzz => fuzz::run(&fuzz::Args::of(10)),
-            Self::Kernels => kernels(left_out),
+            Self::Image => match image::impossible() {
+                Some(why) => leave_out("image not built", why, left_out),
+                None => image::prove(),
+            },
+            Self::Kernels => match kernel_test::impossible() {
+                Some(why) => leave_out("kernels not tested", why, left_out),
+                None => kernel_test::run(&kernel_test::Args::default()),
+            },
             Self::Demo => demo::run(&demo::Args::default()),
         }
     }
 }
 
-/// Where no other kernel can be booted, says so and adds it to `left_out`.
-fn kernels(left_out: &mut Vec<String>) -> Result<()> {
-    let Some(why) = kernel_test::impossible() else {
-        return kernel_test::run(&kernel_test::Args::default());
-    };
-    let what = format!("kernels not tested: {why}");
+/// Says what cannot be done here, and why, and adds it to `left_out`.
+fn leave_out(what: &str, why: &str, left_out: &mut Vec<String>) -> Result<()> {
+    let what = format!("{what}: {why}");
     println!("{what}");
     left_out.push(what);
     Ok(())

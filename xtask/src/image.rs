@@ -2,19 +2,24 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
-use clap::ValueEnum;
-use egress_lab::tools;
 use object::{Object as _, ObjectKind};
 
-use crate::{build, build_ebpf, process, workspace};
+use crate::{build, build_ebpf, workspace};
+
+mod archive;
+mod engine;
+mod proof;
+
+pub(crate) use proof::{impossible, prove};
+
+use engine::{Builder, Engine};
 
 /// Build a static `egress` and, with buildah, podman or docker, the container image of it.
 ///
 /// The binary is linked statically with glibc, which every Rust toolchain on a glibc machine can do;
-/// it needs no file of the image but /etc/resolv.conf.
+/// it needs /etc/resolv.conf, and /dev, which runtimes mount. Nothing else has to be in the image.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   cargo xtask image                  with whichever of buildah, podman and docker is there
@@ -32,14 +37,6 @@ pub(crate) struct Args {
     archive: Option<PathBuf>,
 }
 
-/// A program that builds images from a Containerfile.
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum Builder {
-    Buildah,
-    Podman,
-    Docker,
-}
-
 /// Builds the binary and the image, and prints the image's name.
 ///
 /// # Errors
@@ -48,35 +45,32 @@ enum Builder {
 /// be built; the binary is there then.
 pub(crate) fn run(args: &Args) -> Result<()> {
     build_ebpf::build()?;
-    let context = context()?;
-    let tag = match &args.tag {
-        Some(tag) => tag.clone(),
-        None => format!("egress:{}", env!("CARGO_PKG_VERSION")),
-    };
-    let (builder, program) = builder(args.with, &context)?;
-    let mut command = Command::new(&program);
-    command.args(["build", "--tag", &tag, "--file"]);
-    command.arg(context.join("Containerfile")).arg(&context);
-    process::run(&mut command)?;
+    let context = workspace::root().join("target/image");
+    fill(&context, &build::static_binary()?)?;
+    let tag = args.tag.clone().unwrap_or_else(usual_tag);
+    let engine = Engine::find(args.with, &context)?;
+    let image = engine.build(&context, &tag)?;
     if let Some(archive) = &args.archive {
-        save(builder, &program, &tag, archive)?;
+        engine.save(&image, archive)?;
     }
     println!("{tag}");
     Ok(())
 }
 
-/// A folder with the Containerfile and what it copies.
-fn context() -> Result<PathBuf> {
-    let binary = build::static_binary()?;
-    check_static(&binary)?;
-    let context = workspace::root().join("target/image");
-    fs::create_dir_all(&context).with_context(|| format!("cannot make {}", context.display()))?;
+fn usual_tag() -> String {
+    format!("egress:{}", env!("CARGO_PKG_VERSION"))
+}
+
+/// Puts the Containerfile, and what it copies, into the folder `context`.
+fn fill(context: &Path, binary: &Path) -> Result<()> {
+    check_static(binary)?;
+    fs::create_dir_all(context).with_context(|| format!("cannot make {}", context.display()))?;
     let containerfile = workspace::root().join("deploy/Containerfile");
-    for (from, name) in [(&containerfile, "Containerfile"), (&binary, build::BINARY)] {
+    for (from, name) in [(&*containerfile, "Containerfile"), (binary, build::BINARY)] {
         fs::copy(from, context.join(name))
             .with_context(|| format!("cannot copy {}", from.display()))?;
     }
-    Ok(context)
+    Ok(())
 }
 
 /// Whoever links something that is not there statically finds out here, not on a node.
@@ -90,48 +84,4 @@ fn check_static(binary: &Path) -> Result<()> {
         bail!("{} is not static", binary.display());
     }
     Ok(())
-}
-
-/// The program that was asked for, or the first that is there.
-fn builder(wanted: Option<Builder>, context: &Path) -> Result<(Builder, PathBuf)> {
-    let candidates = match &wanted {
-        Some(builder) => std::slice::from_ref(builder),
-        None => Builder::value_variants(),
-    };
-    let found = candidates
-        .iter()
-        .find_map(|builder| Some((*builder, tools::on_path(builder.name())?)));
-    let names: Vec<_> = candidates.iter().map(|builder| builder.name()).collect();
-    found.with_context(|| {
-        format!(
-            "no image was built, because there is no {}; {} has all that one is made of",
-            names.join(", no "),
-            workspace::relative(context).display()
-        )
-    })
-}
-
-/// Writes the image to a file that each of the three programs, and containerd, can load.
-fn save(builder: Builder, program: &Path, tag: &str, archive: &Path) -> Result<()> {
-    let mut command = Command::new(program);
-    match builder {
-        Builder::Buildah => {
-            let to = format!("docker-archive:{}:{tag}", archive.display());
-            command.args(["push", tag, &to])
-        }
-        Builder::Podman | Builder::Docker => {
-            command.args(["save", "--output"]).arg(archive).arg(tag)
-        }
-    };
-    process::run(&mut command)
-}
-
-impl Builder {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Buildah => "buildah",
-            Self::Podman => "podman",
-            Self::Docker => "docker",
-        }
-    }
 }
