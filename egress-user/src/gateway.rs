@@ -21,6 +21,7 @@ use tokio::sync::Semaphore;
 
 use crate::addr::AgentAddr;
 use crate::descriptors;
+use crate::dns::ClientError;
 use crate::drain::Drain;
 use crate::farewell;
 use crate::in_force::InForce;
@@ -30,7 +31,7 @@ use crate::tunnel::tls::InUse;
 use agents::{AgentRule, Agents, Quotas};
 use dial::Route;
 use door::Door;
-use resolve::{ResolveOptions, Resolver, ResolverError};
+use resolve::{ResolveOptions, Resolver};
 use upstream::Upstream;
 
 /// Limits of the gateway, each with its reason.
@@ -112,7 +113,7 @@ pub enum BindError {
     },
     /// Name resolution cannot be set up.
     #[error(transparent)]
-    Resolver(#[from] ResolverError),
+    Resolver(#[from] ClientError),
 }
 
 struct Shared {

@@ -13,6 +13,7 @@ pub mod cli;
 pub mod config;
 pub mod connection_id;
 pub mod descriptors;
+pub mod dns;
 pub mod document;
 pub mod drain;
 pub mod endpoint;

@@ -9,8 +9,9 @@ use egress_common::Fallback;
 use ipnet::IpNet;
 
 use crate::config::{self, agent::fallback};
+use crate::dns::NameServer;
 use crate::gateway::forbidden::Forbidden;
-use crate::gateway::resolve::{NameServer, ResolveOptions};
+use crate::gateway::resolve::ResolveOptions;
 use crate::pins::{self, Pin};
 use crate::policy::{DEFAULT_PORT, Flags, Loaded, Mode, Policy};
 use crate::record::{LogFormat, Target};

@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 use ipnet::IpNet;
 
 use super::{Base, Common, Needs};
+use crate::dns::NameServer;
 use crate::document::{Map, Mistakes, Value};
 use crate::gateway::agents::{AgentRule, Quota, Quotas};
-use crate::gateway::resolve::NameServer;
 use crate::gateway::upstream::credentials::{Credentials, CredentialsError};
 use crate::gateway::upstream::{Proxy, Upstream};
 use crate::pins::{self, Pin};

@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::sync::OnceCell;
 use tokio::time::Instant;
 
-use super::CACHE;
+use super::NAMES;
 use crate::refusal::{Class, Refusal};
 
 /// How long an answer may serve after it was last good while no server answers. Long enough for a
@@ -105,7 +105,7 @@ impl Memory {
             known.ips = ips.to_vec();
             return;
         }
-        if u64::try_from(table.len()).is_ok_and(|len| len >= CACHE) {
+        if u64::try_from(table.len()).is_ok_and(|len| len >= NAMES) {
             table.retain(|_, known| known.since.elapsed() < STALE_FOR);
             // Still full: any one makes room, and is asked for again when it is wanted.
             let any = table.keys().next().cloned();

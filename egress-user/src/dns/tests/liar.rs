@@ -1,30 +1,31 @@
 //! A name server that says what a test wants, by whatever it is asked.
 
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex};
 
 use hickory_resolver::proto::op::{Message, OpCode, ResponseCode};
 use hickory_resolver::proto::rr::rdata::{CNAME, SOA};
-use hickory_resolver::proto::rr::{DNSClass, RData, Record, RecordType};
+use hickory_resolver::proto::rr::{DNSClass, Name, RData, Record, RecordType};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, UdpSocket};
 
-use super::super::*;
 use super::ips;
 
 /// What the server says to one question.
-pub(super) enum Say {
+pub(crate) enum Say {
     /// These of the addresses that are of the family asked for, and for how many seconds.
     Addresses(&'static [&'static str], u32),
     /// The same, which by UDP is said to be too much.
     Much(&'static [&'static str]),
     Code(ResponseCode),
-    Alias(&'static str),
+    /// That it is another name's, and for how many seconds.
+    Alias(&'static str, u32),
     Nothing,
 }
 
 /// How a question came.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum By {
+pub(crate) enum By {
     Udp,
     Tcp,
     Tls,
@@ -32,8 +33,8 @@ pub(super) enum By {
 
 /// A server that answers as `say` wants it, which gets the name, and how many questions about
 /// it and its type came before.
-pub(super) struct Liar {
-    pub(super) addr: SocketAddr,
+pub(crate) struct Liar {
+    pub(crate) addr: SocketAddr,
     asked: Arc<Mutex<Vec<(String, RecordType)>>>,
     asked_by: Arc<Mutex<Vec<By>>>,
 }
@@ -81,7 +82,7 @@ impl Mind {
 
 impl Liar {
     /// By UDP, and by TCP on the same port.
-    pub(super) async fn new(say: impl Fn(&str, usize) -> Say + Send + Sync + 'static) -> Liar {
+    pub(crate) async fn new(say: impl Fn(&str, usize) -> Say + Send + Sync + 'static) -> Liar {
         let (udp, tcp) = loop {
             let udp = UdpSocket::bind("127.0.0.1:0").await.unwrap();
             if let Ok(tcp) = TcpListener::bind(udp.local_addr().unwrap()).await {
@@ -109,7 +110,7 @@ impl Liar {
     }
 
     /// By TLS, with a certificate of this CA for this name.
-    pub(super) async fn by_tls(
+    pub(crate) async fn by_tls(
         ca: &Ca,
         name: &str,
         say: impl Fn(&str, usize) -> Say + Send + Sync + 'static,
@@ -150,36 +151,23 @@ impl Liar {
         (liar, mind)
     }
 
-    pub(super) fn resolver(&self) -> Resolver {
-        resolver(self.addr.into(), None)
-    }
-
-    pub(super) fn asked(&self) -> Vec<(String, RecordType)> {
+    pub(crate) fn asked(&self) -> Vec<(String, RecordType)> {
         self.asked.lock().unwrap().clone()
     }
 
-    pub(super) fn asked_by(&self) -> Vec<By> {
+    pub(crate) fn asked_by(&self) -> Vec<By> {
         self.asked_by.lock().unwrap().clone()
     }
 }
 
-pub(super) fn resolver(server: NameServer, ca: Option<&Ca>) -> Resolver {
-    Resolver::new(ResolveOptions {
-        servers: vec![server],
-        ca: ca.map(|ca| ca.file.path().to_owned()),
-        ..ResolveOptions::default()
-    })
-    .unwrap()
-}
-
 /// Who signs the certificates of name servers.
-pub(super) struct Ca {
+pub(crate) struct Ca {
     issuer: rcgen::CertifiedIssuer<'static, rcgen::KeyPair>,
-    file: tempfile::NamedTempFile,
+    pub(crate) file: tempfile::NamedTempFile,
 }
 
 impl Ca {
-    pub(super) fn new() -> Ca {
+    pub(crate) fn new() -> Ca {
         let mut params = rcgen::CertificateParams::default();
         params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
         let key = rcgen::KeyPair::generate().unwrap();
@@ -221,10 +209,10 @@ fn answer(question: &Message, by: By, say: Say) -> Option<Message> {
                 answer.add_authority(authority);
             }
         }
-        Say::Alias(target) => {
+        Say::Alias(target, ttl) => {
             let target = Name::from_ascii(target).unwrap();
             let alias = RData::CNAME(CNAME(target));
-            answer.add_answer(Record::from_rdata(name, 60, alias));
+            answer.add_answer(Record::from_rdata(name, ttl, alias));
         }
         Say::Much(_) if by == By::Udp => answer.metadata.truncation = true,
         Say::Addresses(list, _) | Say::Much(list) => {
