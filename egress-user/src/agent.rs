@@ -230,14 +230,24 @@ impl Agent {
 
     /// Keeps a tunnel warm until the drain begins.
     pub async fn keep_warm(mut self) {
+        let tunnels = &self.shared.tunnels;
+        // Apart, since name servers may be slow; but whom to keep warm must be known.
         let refresh = async {
+            tunnels.follow_names().await;
             loop {
-                self.shared.tunnels.refresh().await;
+                tunnels.refresh().await;
+                tokio::time::sleep(SWEEP).await;
+            }
+        };
+        let follow = async {
+            loop {
+                tunnels.follow_names().await;
                 tokio::time::sleep(SWEEP).await;
             }
         };
         tokio::select! {
             () = refresh => {}
+            () = follow => {}
             () = self.drain.draining() => {}
         }
     }

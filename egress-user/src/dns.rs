@@ -1,6 +1,7 @@
 //! Names and the addresses that they lead to. The only room that knows hickory.
 
 mod server;
+mod system;
 mod trust;
 
 use std::future::Future;
@@ -16,6 +17,7 @@ use hickory_resolver::proto::op::ResponseCode;
 use hickory_resolver::proto::rr::{Name, RecordType};
 
 pub use self::server::NameServer;
+pub use self::system::resolve;
 pub use self::trust::TrustError;
 
 /// Time for one attempt at a question, and how many are made after the first.
@@ -79,6 +81,9 @@ pub enum Failure {
     /// The servers answered that they cannot answer, or cannot be reached.
     #[error("no name server has an answer: {0}")]
     Failed(String),
+    /// It is not known which servers to ask.
+    #[error("cannot read the name servers in /etc/resolv.conf: {0}")]
+    System(String),
 }
 
 type Asked = Result<Found, Failure>;
@@ -175,9 +180,9 @@ async fn race(
             one.ttl = one.ttl.min(other.ttl);
             Ok(one)
         }
-        (Ok(found), Some(Err(Failure::Empty))) | (Err(Failure::Empty), Some(Ok(found))) => {
-            Ok(found)
-        }
+        // Some servers say that there is no such name where they mean no such address.
+        (Ok(found), Some(Err(Failure::Empty | Failure::Gone)))
+        | (Err(Failure::Empty | Failure::Gone), Some(Ok(found))) => Ok(found),
         (Ok(found), _) | (Err(_), Some(Ok(found))) => {
             let (ips, ttl) = (found.ips, Duration::ZERO);
             Ok(Found { ips, ttl })
@@ -203,7 +208,7 @@ async fn wait(other: impl Future<Output = Asked>, patience: Option<Duration>) ->
 fn weight(failure: &Failure) -> u8 {
     match failure {
         Failure::Gone => 2,
-        Failure::Timeout | Failure::Failed(_) => 1,
+        Failure::Timeout | Failure::Failed(_) | Failure::System(_) => 1,
         Failure::Empty | Failure::NoName => 0,
     }
 }

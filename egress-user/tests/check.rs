@@ -257,8 +257,23 @@ fn what_cannot_be_meant_is_warned_of() {
     assert_eq!(code, 0);
     let warning = json["warnings"][0].as_str().unwrap();
     assert!(
-        warning.contains("gateway.invalid:8443 cannot be resolved now"),
+        warning.contains("gateway.invalid:8443 cannot be resolved now: there is no such name"),
         "{warning}"
+    );
+
+    let never = gone.replace(
+        "gateway.invalid:8443",
+        "localhost:1\", \"gateway..test:8443",
+    );
+    write(dir.path(), "agent", &never);
+    let (json, code) = check_json(dir.path(), "agent");
+    assert_eq!(code, 1);
+    let shown = json["settings"]["gateways"][0].as_str().unwrap();
+    assert!(shown.starts_with("localhost:1, now at "), "{shown}");
+    let fault = json["faults"][0].as_str().unwrap();
+    assert!(
+        fault.contains("gateway..test:8443 can never be resolved"),
+        "{fault}"
     );
 
     for (zone, sentence) in [

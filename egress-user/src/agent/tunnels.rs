@@ -129,12 +129,15 @@ impl Tunnels {
         self.lock().balancer.is_reachable()
     }
 
-    /// One round of upkeep: names that are due are looked up; what has been idle for too long, has
-    /// died or is too much is closed; and a tunnel is made to each gateway that has none warm, or
-    /// is to be probed. The next connection finds one, and whether a gateway can be reached is known
-    /// before it comes.
-    pub(super) async fn refresh(self: &Arc<Self>) {
+    /// Looks up the names that are due.
+    pub(super) async fn follow_names(&self) {
         self.look_up(Age::Usual).await;
+    }
+
+    /// One round of upkeep: what has been idle for too long, has died or is too much is closed; and a
+    /// tunnel is made to each gateway that has none warm, or is to be probed. The next connection
+    /// finds one, and whether a gateway can be reached is known before it comes.
+    pub(super) async fn refresh(self: &Arc<Self>) {
         let wanting = {
             let mut pool = self.lock();
             pool.sweep(self.now());
@@ -191,6 +194,7 @@ impl Tunnels {
         if let Some(error) = &answer.error {
             tracing::debug!(%error, "a gateway's name cannot be looked up");
         }
+        self.metrics.gateway_names_unresolved(answer.unresolved);
         self.note(answer.error.as_ref(), |pool, _| {
             pool.balancer.list(&answer.addresses);
         });

@@ -27,7 +27,7 @@ enum Transport {
 }
 
 /// The ports of RFC 1035 §4.2 and RFC 7858 §3.1.
-const PORT: u16 = 53;
+pub(super) const PORT: u16 = 53;
 const TLS_PORT: u16 = 853;
 
 impl NameServer {

@@ -122,7 +122,7 @@ fn refusal_of(failure: &Failure) -> Refusal {
         Failure::Gone => (Class::UnknownName, "name_not_found"),
         Failure::Empty => (Class::UnknownName, "name_has_no_address"),
         Failure::Timeout => (Class::Unreachable, "dns_timeout"),
-        Failure::Failed(_) => (Class::Unreachable, "dns_failed"),
+        Failure::Failed(_) | Failure::System(_) => (Class::Unreachable, "dns_failed"),
     };
     Refusal::new(class, reason)
 }

@@ -98,6 +98,7 @@ pub struct Metrics {
     bytes: Family<ByteLabels, Counter>,
     tunnels: Family<TunnelLabels, Counter>,
     zones: Family<ZoneLabels, Counter>,
+    names_unresolved: Gauge,
     unclaimed: Counter,
     stale_answers: Counter,
     records_lost: Counter,
@@ -118,6 +119,7 @@ impl Default for Metrics {
             bytes: Family::default(),
             tunnels: Family::default(),
             zones: Family::default(),
+            names_unresolved: Gauge::default(),
             unclaimed: Counter::default(),
             stale_answers: Counter::default(),
             records_lost: Counter::default(),
@@ -151,6 +153,11 @@ impl Default for Metrics {
             "zone_streams",
             "Streams by whether the gateway is in the agent's zone, where the agent has one",
             metrics.zones.clone(),
+        );
+        registry.register(
+            "gateway_names_unresolved",
+            "Names of gateways whose last look-up gave no address; those of before are used",
+            metrics.names_unresolved.clone(),
         );
         registry.register(
             "unclaimed",
@@ -238,6 +245,12 @@ impl Metrics {
     pub fn carried_in_zone(&self, own: bool) {
         let zone = if own { "own" } else { "other" };
         self.zones.get_or_create(&ZoneLabels { zone }).inc();
+    }
+
+    /// How many names of gateways could not be looked up the last time.
+    pub fn gateway_names_unresolved(&self, count: usize) {
+        let count = i64::try_from(count).unwrap_or(i64::MAX);
+        self.names_unresolved.set(count);
     }
 
     /// Somebody connected to the agent's listener without being redirected to it.

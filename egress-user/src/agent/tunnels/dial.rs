@@ -12,6 +12,7 @@ use tokio_rustls::TlsConnector;
 use super::pool::Warm;
 use crate::addr::GatewayAddr;
 use crate::descriptors;
+use crate::dns::Failure;
 use crate::endpoint::Endpoint;
 use crate::refusal::{Class, Refusal};
 use crate::tunnel::frame::Role;
@@ -31,7 +32,7 @@ pub enum DialError {
     NoGateway,
     /// The gateway's name has no address.
     #[error("gateway {0} cannot be resolved: {1}")]
-    Resolve(Endpoint, #[source] io::Error),
+    Resolve(Endpoint, #[source] Failure),
     /// TCP did not come about.
     #[error("gateway {0} cannot be reached: {1}")]
     Connect(GatewayAddr, #[source] io::Error),

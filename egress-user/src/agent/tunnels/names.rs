@@ -1,43 +1,48 @@
 //! Gateways as the configuration names them, and the addresses that the names lead to now.
 
-use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use tokio::sync::Mutex;
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::DialError;
 use super::balancer::Zone;
 use crate::addr::GatewayAddr;
+use crate::dns::{self, Failure, Found};
 use crate::endpoint::{Endpoint, Zoned};
 
-/// How old the addresses of a name may become. The system's resolver does not say how long they are
-/// good for; half a minute is what names of services in a cluster are usually good for.
-const PERIOD: Duration = Duration::from_secs(30);
+/// The shortest and the longest that an answer is believed, whatever it says of itself: one that is
+/// good for nothing, or stands in a file, would be asked for without pause, and one for years would
+/// never be corrected.
+const BELIEVED: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(3600));
+
+/// How soon a name that could not be looked up is tried again, at first and at most: the pause doubles
+/// each time.
+const AGAIN: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 
 /// How soon a name is looked up again when no gateway could be reached.
 const SOON: Duration = Duration::from_secs(1);
 
-/// Time for one look-up.
-const LIMIT: Duration = Duration::from_secs(3);
-
-/// Addresses that are used of one name.
+/// Addresses that are used of one name: the lowest, so that they are the same ones each time, in
+/// whichever order a server gives them.
 const MAX_ADDRESSES: usize = 64;
 
 /// The names, and what they led to when they were last looked up.
-pub(super) struct Names {
-    endpoints: Vec<(Endpoint, Zone)>,
-    known: Mutex<Known>,
+pub(super) struct Names(Mutex<Vec<Name>>);
+
+struct Name {
+    endpoint: Endpoint,
+    zone: Zone,
+    addresses: Vec<GatewayAddr>,
+    /// When it was last looked up, and when that is due again.
+    looked_up: Option<(Instant, Instant)>,
+    /// Look-ups without an answer since the last one with one.
+    failures: u32,
 }
 
-struct Known {
-    at: Option<Instant>,
-    /// One list for each endpoint.
-    addresses: Vec<Vec<GatewayAddr>>,
-}
-
-/// How old an answer is good enough.
+/// Why names are to be looked up.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Age {
     /// In the course of things.
@@ -53,6 +58,8 @@ pub(super) struct Answer {
     pub(super) addresses: Vec<(GatewayAddr, Zone)>,
     /// Why there is none, or not every name's.
     pub(super) error: Option<DialError>,
+    /// How many names could not be looked up the last time.
+    pub(super) unresolved: usize,
 }
 
 impl Names {
@@ -62,93 +69,185 @@ impl Names {
             Some(own) if zone != Some(own) => Zone::Other,
             _ => Zone::Own,
         };
-        let zoned = endpoints.into_iter().map(|Zoned { endpoint, zone }| {
-            let zone = zone_of(zone.as_deref());
-            (endpoint, zone)
+        let names = endpoints.into_iter().map(|Zoned { endpoint, zone }| Name {
+            endpoint,
+            zone: zone_of(zone.as_deref()),
+            addresses: Vec::new(),
+            looked_up: None,
+            failures: 0,
         });
-        let endpoints: Vec<_> = zoned.collect();
-        Names {
-            known: Mutex::new(Known {
-                at: None,
-                addresses: vec![Vec::new(); endpoints.len()],
-            }),
-            endpoints,
-        }
+        Names(Mutex::new(names.collect()))
     }
 
-    /// Looks the names up, unless the answer that is known is recent enough. A name that cannot be
-    /// looked up keeps the addresses that it had. One look-up at a time: who comes meanwhile waits
-    /// for it and is content with its answer.
+    /// Looks up the names that are due, all at once; nothing when none is. One look-up at a time: who
+    /// comes meanwhile waits for it and is content with its answer.
     pub(super) async fn look_up(&self, age: Age) -> Option<Answer> {
-        let mut known = self.known.lock().await;
-        let limit = match age {
-            Age::Usual => PERIOD,
-            Age::Suspect => SOON,
-        };
-        if known.at.is_some_and(|at| at.elapsed() < limit) {
+        let mut names = self.0.lock().await;
+        let now = Instant::now();
+        let mut asked = JoinSet::new();
+        for (at, name) in names.iter().enumerate() {
+            if name.is_due(age, now) {
+                let host = name.endpoint.host.clone();
+                asked.spawn(async move { (at, dns::resolve(&host).await) });
+            }
+        }
+        if asked.is_empty() {
             return None;
         }
         let mut error = None;
-        for ((endpoint, _), addresses) in self.endpoints.iter().zip(&mut known.addresses) {
-            match addresses_of(endpoint).await {
-                Ok(found) => *addresses = found,
-                Err(failed) => error = Some(DialError::Resolve(endpoint.clone(), failed)),
+        for (at, found) in asked.join_all().await {
+            if let Some(name) = names.get_mut(at) {
+                error = name.learn(found, Instant::now()).err().or(error);
             }
         }
-        known.at = Some(Instant::now());
         Some(Answer {
-            addresses: self.each_once(&known.addresses),
+            addresses: each_once(&names),
             error,
+            unresolved: names.iter().filter(|name| name.failures > 0).count(),
         })
-    }
-
-    fn each_once(&self, addresses: &[Vec<GatewayAddr>]) -> Vec<(GatewayAddr, Zone)> {
-        let mut all: Vec<(GatewayAddr, Zone)> = Vec::new();
-        for ((_, zone), addresses) in self.endpoints.iter().zip(addresses) {
-            for addr in addresses {
-                match all.iter_mut().find(|(known, _)| known == addr) {
-                    Some((_, known)) => *known = (*known).min(*zone),
-                    None => all.push((*addr, *zone)),
-                }
-            }
-        }
-        all
     }
 }
 
-async fn addresses_of(endpoint: &Endpoint) -> io::Result<Vec<GatewayAddr>> {
-    if let Ok(ip) = endpoint.host.parse::<IpAddr>() {
-        return Ok(vec![GatewayAddr::new(SocketAddr::new(ip, endpoint.port))]);
+impl Name {
+    fn is_due(&self, age: Age, now: Instant) -> bool {
+        match (self.looked_up, age) {
+            (None, _) => true,
+            (Some((_, due)), Age::Usual) => due <= now,
+            (Some((at, _)), Age::Suspect) => now.duration_since(at) >= SOON,
+        }
     }
-    let found = tokio::net::lookup_host((endpoint.host.as_str(), endpoint.port));
-    let found = tokio::time::timeout(LIMIT, found)
-        .await
-        .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
-    let found: Vec<_> = found.take(MAX_ADDRESSES).map(GatewayAddr::new).collect();
-    if found.is_empty() {
-        return Err(io::Error::from(io::ErrorKind::NotFound));
+
+    /// Takes the answer, and says when it ends. Without one the addresses of before stay.
+    fn learn(&mut self, found: Result<Found, Failure>, now: Instant) -> Result<(), DialError> {
+        match found {
+            Ok(found) => {
+                let addrs = found.ips.into_iter();
+                let addrs = addrs.map(|ip| SocketAddr::new(ip, self.endpoint.port));
+                let mut addrs: Vec<_> = addrs.collect();
+                addrs.sort_unstable();
+                addrs.dedup();
+                addrs.truncate(MAX_ADDRESSES);
+                self.addresses = addrs.into_iter().map(GatewayAddr::new).collect();
+                self.failures = 0;
+                let believed = found.ttl.clamp(BELIEVED.0, BELIEVED.1);
+                self.looked_up = Some((now, now + believed));
+                Ok(())
+            }
+            Err(failure) => {
+                let pause = 2_u32.saturating_pow(self.failures);
+                let pause = AGAIN.0.saturating_mul(pause).min(AGAIN.1);
+                self.looked_up = Some((now, now + pause));
+                self.failures = self.failures.saturating_add(1);
+                Err(DialError::Resolve(self.endpoint.clone(), failure))
+            }
+        }
     }
-    Ok(found)
+}
+
+fn each_once(names: &[Name]) -> Vec<(GatewayAddr, Zone)> {
+    let mut all: Vec<(GatewayAddr, Zone)> = Vec::new();
+    for name in names {
+        for addr in &name.addresses {
+            match all.iter_mut().find(|(known, _)| known == addr) {
+                Some((_, known)) => *known = (*known).min(name.zone),
+                None => all.push((*addr, name.zone)),
+            }
+        }
+    }
+    all
 }
 
 #[cfg(test)]
 mod tests {
+    use std::net::IpAddr;
+
     use super::*;
 
+    fn name() -> Name {
+        let names = Names::new(vec!["gateway.test:1".parse().unwrap()], None);
+        names.0.into_inner().pop().unwrap()
+    }
+
+    fn found(ttl: u64, count: u8) -> Result<Found, Failure> {
+        let ips = (0..count).rev().map(|last| IpAddr::from([192, 0, 2, last]));
+        let (ips, ttl) = (ips.collect(), Duration::from_secs(ttl));
+        Ok(Found { ips, ttl })
+    }
+
+    /// How long the answer is believed.
+    fn believed(name: &Name, now: Instant) -> Duration {
+        let due = |after: &Duration| name.is_due(Age::Usual, now + *after);
+        let seconds = (0..=2 * BELIEVED.1.as_secs()).map(Duration::from_secs);
+        seconds.into_iter().find(due).unwrap()
+    }
+
+    #[test]
+    fn an_answer_is_believed_for_its_time_within_bounds() {
+        let (mut name, now) = (name(), Instant::now());
+        assert!(name.is_due(Age::Usual, now));
+        for (ttl, seconds) in [
+            (0, 5),
+            (5, 5),
+            (6, 6),
+            (300, 300),
+            (3600, 3600),
+            (86400, 3600),
+        ] {
+            name.learn(found(ttl, 1), now).unwrap();
+            assert_eq!(believed(&name, now).as_secs(), seconds);
+        }
+        assert!(!name.is_due(Age::Suspect, now));
+        assert!(name.is_due(Age::Suspect, now + SOON));
+    }
+
+    #[test]
+    fn a_name_that_leads_nowhere_is_tried_again_ever_later() {
+        let (mut name, now) = (name(), Instant::now());
+        name.learn(found(60, 1), now).unwrap();
+        let before = name.addresses.clone();
+        for seconds in [1, 2, 4, 8, 16, 30, 30] {
+            let error = name.learn(Err(Failure::Gone), now).unwrap_err();
+            assert!(matches!(error, DialError::Resolve(..)), "{error}");
+            assert_eq!(believed(&name, now).as_secs(), seconds);
+            assert_eq!(name.addresses, before);
+            assert!(name.is_due(Age::Suspect, now + SOON));
+        }
+        name.failures = u32::MAX;
+        name.learn(Err(Failure::Gone), now).unwrap_err();
+        assert_eq!(believed(&name, now), AGAIN.1);
+        name.learn(found(60, 1), now).unwrap();
+        assert_eq!(believed(&name, now).as_secs(), 60);
+        name.learn(Err(Failure::Gone), now).unwrap_err();
+        assert_eq!(believed(&name, now), AGAIN.0);
+    }
+
+    #[test]
+    fn so_many_addresses_of_a_name_and_no_more() {
+        let (mut one, mut other, now) = (name(), name(), Instant::now());
+        one.learn(found(60, 200), now).unwrap();
+        let reversed = found(60, 200).map(|found| Found {
+            ips: found.ips.into_iter().rev().collect(),
+            ..found
+        });
+        other.learn(reversed, now).unwrap();
+        assert_eq!(one.addresses.len(), MAX_ADDRESSES);
+        assert_eq!(one.addresses, other.addresses);
+    }
+
     #[tokio::test(start_paused = true)]
-    async fn looked_up_once_a_period_and_each_address_once() {
-        let endpoints = ["localhost:1", "127.0.0.1:1", "[::1]:2"];
+    async fn each_address_once_and_only_what_is_due() {
+        let endpoints = ["127.0.0.1:1", "127.0.0.1:1", "[::1]:2", "nowhere.invalid:3"];
         let names = Names::new(endpoints.map(|text| text.parse().unwrap()).to_vec(), None);
         let answer = names.look_up(Age::Usual).await.unwrap();
-        let own = GatewayAddr::new("127.0.0.1:1".parse().unwrap());
-        let count = answer.addresses.iter().filter(|(addr, _)| *addr == own);
-        assert_eq!(count.count(), 1, "{answer:?}");
+        let addresses = answer.addresses.iter().map(|(addr, _)| addr.to_string());
+        let addresses: Vec<String> = addresses.collect();
+        assert_eq!(addresses, ["127.0.0.1:1", "[::1]:2"]);
+        assert_eq!(answer.unresolved, 1);
+        let error = answer.error.unwrap().to_string();
+        assert!(error.contains("nowhere.invalid:3"), "{error}");
         assert!(names.look_up(Age::Usual).await.is_none());
         assert!(names.look_up(Age::Suspect).await.is_none());
         tokio::time::advance(SOON).await;
-        assert!(names.look_up(Age::Usual).await.is_none());
-        assert!(names.look_up(Age::Suspect).await.is_some());
-        tokio::time::advance(PERIOD).await;
         assert!(names.look_up(Age::Usual).await.is_some());
     }
 
@@ -182,7 +281,7 @@ mod tests {
         let nowhere: Zoned = "nowhere..invalid:1".parse().unwrap();
         let names = Names::new(vec![nowhere], None);
         let before = GatewayAddr::new("192.0.2.1:1".parse().unwrap());
-        names.known.lock().await.addresses = vec![vec![before]];
+        names.0.lock().await[0].addresses = vec![before];
         let answer = names.look_up(Age::Usual).await.unwrap();
         assert_eq!(answer.addresses, [(before, Zone::Own)]);
         assert!(matches!(answer.error, Some(DialError::Resolve(..))));

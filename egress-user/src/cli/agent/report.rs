@@ -1,6 +1,5 @@
 //! What `egress agent --check` says.
 
-use std::net::ToSocketAddrs;
 use std::path::PathBuf;
 
 use super::{targets, trusted};
@@ -8,7 +7,9 @@ use crate::agent::capture::{self, CaptureError};
 use crate::agent::discovery::Targets;
 use crate::agent::scopes::ExistingAction;
 use crate::cli::check::Report;
+use crate::cli::common;
 use crate::config::agent::{AgentConfig, CaptureConfig, word_of};
+use crate::dns::{self, Failure};
 use crate::document::Mistakes;
 use crate::endpoint::Zoned;
 use crate::netns::Netns;
@@ -48,20 +49,29 @@ pub(super) fn report(config: Result<AgentConfig, Mistakes>) -> Report {
     report
 }
 
-/// That a gateway has no address at this moment is no mistake of the configuration.
+/// As the agent looks them up. That a gateway has no address at this moment is no mistake of the
+/// configuration; that its name can never have one is.
 fn report_gateways(report: &mut Report, gateways: &[Zoned]) {
+    let runtime = match common::runtime() {
+        Ok(runtime) => runtime,
+        Err(error) => return report.fault(error),
+    };
     let mut shown = Vec::with_capacity(gateways.len());
     for gateway in gateways {
-        let endpoint = &gateway.endpoint;
-        match (endpoint.host.as_str(), endpoint.port).to_socket_addrs() {
-            Ok(addrs) => {
-                let addrs: Vec<String> = addrs.map(|addr| addr.ip().to_string()).collect();
-                shown.push(format!("{gateway}, now at {}", addrs.join(" and ")));
+        match runtime.block_on(dns::resolve(&gateway.endpoint.host)) {
+            Ok(found) => {
+                let ips: Vec<String> = found.ips.iter().map(ToString::to_string).collect();
+                shown.push(format!("{gateway}, now at {}", ips.join(" and ")));
             }
-            Err(error) => {
-                report.warn(format_args!(
-                    "gateway {gateway} cannot be resolved now: {error}"
-                ));
+            Err(failure) => {
+                match failure {
+                    Failure::NoName => report.fault(format_args!(
+                        "gateway {gateway} can never be resolved: {failure}"
+                    )),
+                    _ => report.warn(format_args!(
+                        "gateway {gateway} cannot be resolved now: {failure}"
+                    )),
+                }
                 shown.push(gateway.to_string());
             }
         }
