@@ -4,7 +4,7 @@ use std::io;
 use std::time::Duration;
 
 use rustls::ClientConfig;
-use rustls::pki_types::ServerName as TlsServerName;
+use rustls::pki_types::{InvalidDnsNameError, ServerName as TlsServerName};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsConnector;
@@ -132,8 +132,8 @@ async fn connect(
     let socket = connected
         .await
         .map_err(|error| DialError::Connect(gateway, error))?;
-    // The name is not sent: identity is the SPIFFE ID, checked by the verifier.
-    let name = TlsServerName::IpAddress(gateway.ip().into());
+    let name = session_name(gateway)
+        .map_err(|error| DialError::Handshake(gateway, io::Error::other(error)))?;
     let handshake = tls.now();
     let stream = TlsConnector::from(handshake.config())
         .connect(name, socket)
@@ -152,4 +152,88 @@ async fn connect(
         peer,
         since: Instant::now(),
     })
+}
+
+/// By which name rustls keeps the sessions of a gateway: of this one, not of the others at its
+/// address. It is not sent, and identity is the SPIFFE ID, checked by the verifier.
+fn session_name(gateway: GatewayAddr) -> Result<TlsServerName<'static>, InvalidDnsNameError> {
+    // Colons and dots of an address have no place in a label; dots part them.
+    let ip = gateway.ip().to_string().replace([':', '.'], "-");
+    TlsServerName::try_from(format!("ip{ip}ip.port{}", gateway.port()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::SystemTime;
+
+    use rustls::pki_types::UnixTime;
+    use rustls::{HandshakeKind, ServerConfig};
+    use tokio::net::TcpListener;
+    use tokio_rustls::TlsAcceptor;
+
+    use super::*;
+    use crate::pki::{TrialCa, Validity};
+    use crate::tunnel::identity::IdPattern;
+
+    /// Takes one tunnel and gives how its handshake went.
+    async fn take(listener: &TcpListener, tls: &Arc<ServerConfig>) -> HandshakeKind {
+        let (socket, _) = listener.accept().await.unwrap();
+        let stream = TlsAcceptor::from(tls.clone()).accept(socket).await.unwrap();
+        let kind = stream.get_ref().1.handshake_kind().unwrap();
+        let mut tunnel = Tunnel::new(stream, Role::Gateway);
+        tunnel.send_ready().await.unwrap();
+        kind
+    }
+
+    /// They know each other's sessions, as programs do that share the keys of their tickets.
+    #[tokio::test]
+    async fn gateways_at_one_address_are_told_apart_by_their_ports() {
+        let validity = Validity::starting(SystemTime::now(), Duration::from_secs(3600)).unwrap();
+        let ca = TrialCa::new("e.test".parse().unwrap(), validity).unwrap();
+        let credentials = |id: &str| {
+            let pem = ca.issue(&id.parse().unwrap(), validity).unwrap();
+            tls::Credentials::from_pem(&pem, UnixTime::now()).unwrap()
+        };
+        let gateway = credentials("spiffe://e.test/gateway/a");
+        let gateway = tls::gateway_end(&gateway).unwrap().config();
+        let trusted: IdPattern = "spiffe://e.test/gateway/*".parse().unwrap();
+        let agent = tls::agent_end(&credentials("spiffe://e.test/agent/a"), &[trusted]);
+        let (_renewer, agent) = tls::in_use(agent.unwrap());
+
+        let one = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let other = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        for (listener, expected) in [
+            (&one, HandshakeKind::Full),
+            (&other, HandshakeKind::Full),
+            (&one, HandshakeKind::Resumed),
+            (&other, HandshakeKind::Resumed),
+        ] {
+            let addr = GatewayAddr::new(listener.local_addr().unwrap());
+            let dialled = dial_ready(addr, &Protocol::Egress, &agent);
+            let (dialled, kind) = tokio::join!(dialled, take(listener, &gateway));
+            assert_eq!(
+                (dialled.err().map(|error| error.to_string()), kind),
+                (None, expected)
+            );
+        }
+    }
+
+    #[test]
+    fn each_gateway_has_a_name_for_its_sessions() {
+        let addrs = [
+            "192.0.2.1:8443",
+            "192.0.2.1:8444",
+            "192.0.2.18:443",
+            "[::]:1",
+            "[::1]:1",
+            "[1::]:1",
+            "[2001:db8:1:2:3:4:5:6]:65535",
+        ];
+        let names =
+            addrs.map(|addr| session_name(GatewayAddr::new(addr.parse().unwrap())).unwrap());
+        for (at, name) in names.iter().enumerate() {
+            assert!(!names[..at].contains(name), "{name:?}");
+        }
+    }
 }
