@@ -19,7 +19,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::net::TcpStream;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 
 use crate::addr::ClientAddr;
 use crate::descriptors;
@@ -33,7 +33,7 @@ use connection::Accepted;
 use directory::Directory;
 use gate::Gate;
 use listener::{BoundScope, Listener};
-use places::{Place, Places, ScopePlace};
+use places::{Place, Places, Room};
 use tunnels::Tunnels;
 
 /// How often warm tunnels that are stale or dead are looked for, and gateways that are to be
@@ -56,11 +56,11 @@ pub struct Limits {
     pub connections: usize,
     /// Connections at once of one scope, so that it does not take the place of all.
     pub of_scope: usize,
-    /// Connections at once of one workload in a scope, so that it does not take the place of the
-    /// others there.
-    pub of_workload: usize,
-    /// How many of those may have sent no ClientHello yet, once half of the places are taken.
+    /// Connections at once of one workload in a scope that have sent no ClientHello yet, once half
+    /// of the places are taken.
     pub unheard_of_workload: usize,
+    /// Whether scopes leave room for others, and workloads for others in their scope.
+    pub shared: bool,
 }
 
 impl Limits {
@@ -69,15 +69,15 @@ impl Limits {
         Limits::within(descriptors::room_for(2))
     }
 
-    /// The usual limits where there is room for so many connections: a scope may have half of them,
-    /// and a workload half of those of its scope.
+    /// The usual limits where there is room for so many connections: a scope may have half of them
+    /// at the most.
     fn within(room: usize) -> Limits {
         let whole = Limits::of_one_workload(room);
         let of_scope = whole.connections.div_ceil(2);
         Limits {
             of_scope,
-            of_workload: of_scope.div_ceil(2),
             unheard_of_workload: of_scope.div_ceil(8),
+            shared: true,
             ..whole
         }
     }
@@ -89,8 +89,8 @@ impl Limits {
         Limits {
             connections,
             of_scope: connections,
-            of_workload: connections,
             unheard_of_workload: connections,
+            shared: false,
             ..usual
         }
     }
@@ -105,8 +105,8 @@ impl Default for Limits {
             idle: Duration::from_secs(3600),
             connections: 16 * 1024,
             of_scope: 16 * 1024,
-            of_workload: 16 * 1024,
             unheard_of_workload: 16 * 1024,
+            shared: false,
         }
     }
 }
@@ -140,7 +140,7 @@ struct Shared {
 #[derive(Clone)]
 pub struct Agent {
     shared: Arc<Shared>,
-    permits: Arc<Semaphore>,
+    room: Arc<Room>,
     /// What large hellos may take.
     hellos: Arc<Allowance>,
     gate: Arc<Gate>,
@@ -172,7 +172,7 @@ impl Agent {
     /// clone is dropped.
     pub fn new(parts: AgentParts, drain: Drain) -> Agent {
         Agent {
-            permits: Arc::new(Semaphore::new(parts.limits.connections)),
+            room: Room::new(&parts.limits),
             hellos: Allowance::of_process(),
             shared: Arc::new(Shared {
                 flows: parts.flows,
@@ -193,7 +193,7 @@ impl Agent {
         let (stop, stopped) = watch::channel(());
         let cookie = scope.cookie();
         self.offered().insert(cookie, scope.copies()?);
-        let places = Places::of_scope(&self.shared.limits, self.permits.clone(), &self.hellos);
+        let places = Places::of_scope(&self.room, &self.hellos);
         for listener in scope.into_listeners()? {
             let (agent, stopped) = (self.clone(), stopped.clone());
             tokio::spawn(agent.accept_all(listener, places.clone(), stopped));
@@ -270,8 +270,8 @@ impl Agent {
                 () = self.drain.draining() => return,
             };
             match accepted {
-                Ok((socket, client, place)) => tokio::select! {
-                    Ok(place) = place.among_all() => self.claim(&listener, socket, client, place),
+                Ok((socket, client)) => tokio::select! {
+                    place = places.take() => self.claim(&listener, socket, client, place),
                     _ = stopped.changed() => return,
                     () = self.drain.draining() => return,
                 },
@@ -340,12 +340,8 @@ impl Listening {
     }
 }
 
-/// Takes a place first, so that a full agent leaves connections in the kernel's queue.
-async fn accept(
-    listener: &Listener,
-    places: &Places,
-) -> io::Result<(TcpStream, ClientAddr, ScopePlace)> {
-    let place = places.take().await.map_err(io::Error::other)?;
-    let (socket, client) = listener.accept().await?;
-    Ok((socket, client, place))
+/// Waits for a place first, so that a full agent leaves connections in the kernel's queue.
+async fn accept(listener: &Listener, places: &Places) -> io::Result<(TcpStream, ClientAddr)> {
+    places.wait().await;
+    listener.accept().await
 }
