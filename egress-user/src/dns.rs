@@ -116,17 +116,21 @@ impl Client {
         Ok(Client { hickory })
     }
 
-    /// The addresses of a name. When those of one family are known, the others are waited for no
-    /// longer than `patience`.
+    /// The addresses of a name. When those of one family are known, `patience` says of them how long
+    /// the others are waited for; to the end where they are of no use alone.
     ///
     /// # Errors
     /// Why it has none; of two failures the one that says more.
-    pub async fn addresses(&self, name: &str, patience: Duration) -> Result<Found, Failure> {
+    pub async fn addresses(
+        &self,
+        name: &str,
+        patience: impl Fn(&[IpAddr]) -> Option<Duration>,
+    ) -> Result<Found, Failure> {
         let name = Name::from_ascii(name).map_err(|_| Failure::NoName)?;
         self.ask(name, patience).await
     }
 
-    async fn ask(&self, mut name: Name, patience: Duration) -> Asked {
+    async fn ask(&self, mut name: Name, patience: impl Fn(&[IpAddr]) -> Option<Duration>) -> Asked {
         name.set_fqdn(true);
         let v4 = self.ask_for(name.clone(), RecordType::A);
         race(v4, self.ask_for(name, RecordType::AAAA), patience).await
@@ -161,16 +165,17 @@ impl Client {
 async fn race(
     v4: impl Future<Output = Asked>,
     v6: impl Future<Output = Asked>,
-    patience: Duration,
+    patience: impl Fn(&[IpAddr]) -> Option<Duration>,
 ) -> Asked {
+    let patience = |first: &Asked| first.as_ref().ok().and_then(|found| patience(&found.ips));
     let (mut v4, mut v6) = (std::pin::pin!(v4), std::pin::pin!(v6));
     let (first, second) = tokio::select! {
         first = &mut v4 => {
-            let patience = first.is_ok().then_some(patience);
+            let patience = patience(&first);
             (first, wait(v6, patience).await)
         }
         first = &mut v6 => {
-            let patience = first.is_ok().then_some(patience);
+            let patience = patience(&first);
             (first, wait(v4, patience).await)
         }
     };
@@ -195,7 +200,7 @@ async fn race(
     }
 }
 
-/// Waits for an answer; only for a while when there is another one.
+/// Waits for an answer; only for a while when there is another one that is of use.
 async fn wait(other: impl Future<Output = Asked>, patience: Option<Duration>) -> Option<Asked> {
     match patience {
         Some(patience) => tokio::time::timeout(patience, other).await.ok(),

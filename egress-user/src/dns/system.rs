@@ -208,7 +208,7 @@ async fn ask_in_turn(servers: &[Client], name: &Name) -> Result<Found, Failure> 
     loop {
         if let Some(server) = waiting.next() {
             let name = name.clone();
-            asked.spawn(async move { server.ask(name, PATIENCE).await });
+            asked.spawn(async move { server.ask(name, |_| Some(PATIENCE)).await });
         } else if asked.is_empty() {
             return Err(failed);
         }

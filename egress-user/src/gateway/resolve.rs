@@ -107,8 +107,17 @@ impl Resolver {
     }
 
     async fn ask(&self, name: &ServerName) -> Result<Vec<IpAddr>, Refusal> {
-        let found = self.client.addresses(name.as_str(), RESOLUTION_DELAY).await;
-        Ok(found.map_err(|failure| refusal_of(&failure))?.ips)
+        let found = self
+            .client
+            .addresses(name.as_str(), |ips| self.patience(ips));
+        Ok(found.await.map_err(|failure| refusal_of(&failure))?.ips)
+    }
+
+    /// How long another family's addresses are waited for when there are these: where none of them
+    /// may be dialled, they decide nothing.
+    fn patience(&self, ips: &[IpAddr]) -> Option<Duration> {
+        let dialable = ips.iter().any(|ip| !self.forbidden.contains(*ip));
+        dialable.then_some(RESOLUTION_DELAY)
     }
 }
 

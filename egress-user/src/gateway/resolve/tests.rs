@@ -78,6 +78,16 @@ async fn forbidden_addresses_are_left_out_of_a_mixed_answer() {
     assert_eq!(resolved.forbidden, ips(&["10.0.0.1", "169.254.169.254"]));
 }
 
+/// An IPv4 address that may not be dialled, in haste, decides nothing about a late IPv6 address.
+#[tokio::test]
+async fn what_may_not_be_dialled_does_not_cut_the_other_family_short() {
+    let liar = Liar::new(|_, _| Say::Nothing).await;
+    let resolver = liar.resolver();
+    let patience = |list: &[&str]| resolver.patience(&ips(list));
+    assert_eq!(patience(&["127.0.0.1", "10.0.0.1"]), None);
+    assert_eq!(patience(&["127.0.0.1", "2a02::1"]), Some(RESOLUTION_DELAY));
+}
+
 /// D5: another answer to each question, and a lifetime of nothing. One answer is checked, and the
 /// same one is what there is to dial.
 #[tokio::test]
