@@ -66,8 +66,9 @@ pub struct Setup<'a> {
     pub gateways: &'a [u16],
     /// The zones of these gateways, in the same order; those that it says nothing of have none.
     pub gateway_zones: &'a [&'a str],
-    /// The name by which the agent knows the gateways' host; its address otherwise.
-    pub gateway_name: Option<&'a str>,
+    /// The names by which the agent knows these gateways' host, in the same order; its address
+    /// where there is none.
+    pub gateway_names: &'a [&'a str],
 }
 
 /// A running agent and gateway. The agent captures port 443 of one cgroup in the lab's
@@ -425,12 +426,13 @@ fn lines(lines: &[&str]) -> String {
 
 fn agent_section(lab: &Lab, cgroup: &Cgroup, setup: &Setup<'_>) -> String {
     let address = lab.gateway.v4.to_string();
-    let host = setup.gateway_name.unwrap_or(&address);
+    let names = setup.gateway_names.iter().copied();
+    let hosts = names.chain(std::iter::repeat(address.as_str()));
     let zones = setup.gateway_zones.iter().map(Some);
     let zones = zones.chain(std::iter::repeat(None));
-    let gateways = setup.gateways.iter().zip(zones);
+    let gateways = setup.gateways.iter().zip(hosts).zip(zones);
     let gateways: Vec<String> = gateways
-        .map(|(port, zone)| match zone {
+        .map(|((port, host), zone)| match zone {
             Some(zone) => format!("{{address: \"{host}:{port}\", zone: {zone}}}"),
             None => format!("\"{host}:{port}\""),
         })

@@ -1,30 +1,54 @@
 //! The name server: a real dnsmasq that knows the given names and no others.
 
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 
 use rustix::process::Signal;
 
 use crate::lab::Lab;
 use crate::process::Process;
+use crate::wait;
 
 /// A running name server. Names that it was not given do not exist (NXDOMAIN).
 #[derive(Debug)]
 pub struct Names {
     process: Process,
+    leads: BTreeMap<String, Vec<IpAddr>>,
+    /// Where it reads them.
+    file: PathBuf,
 }
+
+/// A name, its only address, and for how many seconds that is good.
+pub type Lasting<'a> = (&'a str, IpAddr, u32);
 
 impl Names {
     /// Where it answers, over UDP and TCP.
     pub const ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(203, 0, 113, 53)), 53);
 
-    /// Starts it in the lab's internet with the address records given.
+    /// Starts it in the lab's internet with the address records given, whose TTL is 0.
     ///
     /// # Errors
     /// When dnsmasq is missing or does not start; the error carries what it said.
     pub fn start<A: AsRef<[IpAddr]>>(lab: &Lab, records: &[(&str, A)]) -> anyhow::Result<Names> {
+        Names::with(lab, records, &[])
+    }
+
+    /// As [`start`](Self::start), with more records, which have a TTL.
+    ///
+    /// # Errors
+    /// The same.
+    pub fn with<A: AsRef<[IpAddr]>>(
+        lab: &Lab,
+        records: &[(&str, A)],
+        lasting: &[Lasting<'_>],
+    ) -> anyhow::Result<Names> {
         let home = lab.directory().join("names");
         fs::create_dir_all(&home)?;
+        let file = home.join("leads");
+        fs::write(&file, "")?;
         let mut command = lab.internet.command("dnsmasq")?;
         command
             .args([
@@ -36,6 +60,7 @@ impl Names {
             .args(["--no-resolv", "--no-hosts", "--bind-interfaces"])
             .arg(format!("--listen-address={}", Names::ADDRESS.ip()))
             .arg(format!("--port={}", Names::ADDRESS.port()))
+            .arg(format!("--addn-hosts={}", file.display()))
             .args(["--log-queries", "--log-facility=-", "--address=/#/"]);
         for (name, addresses) in records {
             // An option an address: one host-record takes a single address of each family.
@@ -43,9 +68,40 @@ impl Names {
                 command.arg(format!("--host-record={name},{address}"));
             }
         }
+        for (name, address, ttl) in lasting {
+            command.arg(format!("--host-record={name},{address},{ttl}"));
+        }
         let mut process = Process::start(command, "dnsmasq", &home)?;
         process.says("started, version")?;
-        Ok(Names { process })
+        let leads = BTreeMap::new();
+        Ok(Names {
+            process,
+            leads,
+            file,
+        })
+    }
+
+    /// Lets a name that [`start`](Self::start) was not given lead there from now on, with a TTL of 0;
+    /// without addresses it does not exist.
+    ///
+    /// # Errors
+    /// When dnsmasq does not say that it has read them.
+    pub fn lead(&mut self, name: &str, addresses: &[IpAddr]) -> anyhow::Result<()> {
+        self.leads.insert(name.to_owned(), addresses.to_vec());
+        let mut text = String::new();
+        for (name, addresses) in &self.leads {
+            for address in addresses {
+                writeln!(text, "{address} {name}")?;
+            }
+        }
+        fs::write(&self.file, text)?;
+        let read = format!("read {} ", self.file.display());
+        let count = |process: &Process| process.output().matches(&read).count();
+        let before = count(&self.process);
+        self.process.signal(Signal::HUP)?;
+        wait::until("dnsmasq has read what names lead to", || {
+            (count(&self.process) > before).then_some(())
+        })
     }
 
     /// Ends it: whoever asks hears nothing any more.

@@ -65,7 +65,7 @@ fn main() {
         capture: &["discover: [CGROUP]"],
         gateways: &[TUNNEL_PORT],
         gateway_zones: &[],
-        gateway_name: None,
+        gateway_names: &[],
     };
     let mut deployment = Deployment::start(&lab, &cgroup, &setup).unwrap();
     let mut times: Vec<[f64; 2]> = (0..rounds).map(|round| workload(&cgroup, round)).collect();

@@ -5,7 +5,7 @@ use std::net::Ipv4Addr;
 use std::thread;
 
 use egress_lab::deployment::{ADMIN, Hop, Record};
-use egress_lab::{BpfFs, Hosts, http, wait};
+use egress_lab::{BpfFs, Hosts, Names, ResolvConf, http, wait};
 use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, prlimit};
 use socket2::SockRef;
 
@@ -72,8 +72,9 @@ fn without_a_name_server_no_name_leads_anywhere() {
 #[test]
 fn a_gateway_whose_name_leads_nowhere() {
     let _hosts = Hosts::mount("other.test", &[Ipv4Addr::LOCALHOST.into()]).unwrap();
+    let _servers = ResolvConf::mount(&format!("nameserver {}\n", Names::ADDRESS.ip())).unwrap();
     let world = World::with(&Wish {
-        gateway_name: Some("nowhere.test"),
+        gateway_names: &["nowhere.test"],
         agent_answers: "/healthz",
         ..Wish::default()
     });

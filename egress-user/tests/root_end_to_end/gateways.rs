@@ -1,12 +1,11 @@
 //! Several gateways, of which some go and come again while connections are made without pause.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 
 use egress_lab::deployment::{ADMIN, Hop, Record, TUNNEL_PORT};
-use egress_lab::{Hosts, Lab, Process, http, wait};
+use egress_lab::{Process, http, wait};
 use rustix::process::Signal;
 
-use crate::clients::curl;
 use crate::world::{EN, Wish, World, egress};
 
 const SECOND: u16 = TUNNEL_PORT + 1;
@@ -238,45 +237,4 @@ fn one_that_is_told_to_stop_is_missed_by_nobody() {
     for record in records {
         assert_eq!(record.text("verdict"), "allowed", "{record}");
     }
-}
-
-/// The gateway moves: its name leads elsewhere, and nobody answers at the address of before.
-#[test]
-fn a_name_that_leads_elsewhere_is_followed() {
-    const NAME: &str = "gateways.test";
-    const NEW: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 77);
-    // The world's gateway host has the first of these; it is known once the lab is made.
-    let hosts = Hosts::mount(NAME, &[Lab::GATEWAY_V4.into()]).unwrap();
-    let mut world = World::with(&Wish {
-        gateway_name: Some(NAME),
-        ..Wish::default()
-    });
-    let lab = &world.lab;
-    let host = &lab.gateway.namespace;
-    host.ip(&format!("addr add {NEW}/32 dev lo\n")).unwrap();
-    let route = format!("route add {NEW}/32 via {}\n", lab.gateway.v4);
-    lab.internet.ip(&route).unwrap();
-    curl(&world, EN.name, EN.v4.into()).assert_page_of(EN.name);
-
-    world.deployment.gateway.signal(Signal::KILL).unwrap();
-    world.deployment.gateway.ended().unwrap();
-    hosts.lead(NAME, &[NEW.into()]).unwrap();
-    let listen = SocketAddr::from((NEW, TUNNEL_PORT));
-    let moved = world
-        .deployment
-        .another_gateway_at(&world.lab, egress(), listen);
-    let _moved = moved.unwrap();
-    // Names are looked up at most once a second.
-    wait::until("the name is followed", || {
-        let answer = curl(&world, EN.name, EN.v4.into());
-        answer.success.then_some(())
-    })
-    .unwrap();
-    world.deployment.agent.signal(Signal::TERM).unwrap();
-    assert!(world.deployment.agent.ended().unwrap().success());
-    let records = world.deployment.records(Hop::Agent).unwrap();
-    let last = records.last().unwrap();
-    assert_eq!(last.text("verdict"), "allowed", "{last}");
-    assert_eq!(last.text("gateway"), listen.to_string(), "{last}");
-    assert_eq!(world.application_sent(), []);
 }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use egress_lab::deployment::{Hop, Record, Setup, TUNNEL_PORT, init_pki};
+use egress_lab::names::Lasting;
 use egress_lab::wire::{TCP, Target, UDP};
 use egress_lab::{
     Authority, Cgroup, Deployment, Host, Lab, Names, Origins, Site, Wire, tools, wait,
@@ -68,7 +69,12 @@ pub(crate) struct Wish<'a> {
     pub(crate) gateways: &'a [u16],
     /// The zones of these.
     pub(crate) gateway_zones: &'a [&'a str],
-    pub(crate) gateway_name: Option<&'a str>,
+    /// The names of their host.
+    pub(crate) gateway_names: &'a [&'a str],
+    /// More names for the name server, which may be led elsewhere later.
+    pub(crate) names: &'a [(&'a str, Ipv4Addr)],
+    /// And such that keep their address for so many seconds.
+    pub(crate) lasting: &'a [Lasting<'a>],
 }
 
 /// Whose authority signed a certificate.
@@ -98,7 +104,9 @@ impl Default for Wish<'_> {
             gateway: &[],
             gateways: &[TUNNEL_PORT],
             gateway_zones: &[],
-            gateway_name: None,
+            gateway_names: &[],
+            names: &[],
+            lasting: &[],
         }
     }
 }
@@ -133,7 +141,10 @@ impl World {
         let authority = Authority::new(lab.directory()).unwrap();
         let app_wire = Wire::watch(&lab, &lab.app).unwrap();
         let gateway_wire = Wire::watch(&lab, &lab.gateway).unwrap();
-        let names = Names::start(&lab, &records()).unwrap();
+        let mut names = Names::with(&lab, &records(), wish.lasting).unwrap();
+        for (name, address) in wish.names {
+            names.lead(name, &[(*address).into()]).unwrap();
+        }
         let origins = Origins::start(&lab, &authority, &[EN, DE, IBM]).unwrap();
         let cgroup = Cgroup::new().unwrap();
         make_pki(&lab);
@@ -305,7 +316,7 @@ fn deploy(lab: &Lab, cgroup: &Cgroup, wish: &Wish<'_>) -> Deployment {
         gateway: wish.gateway,
         gateways: wish.gateways,
         gateway_zones: wish.gateway_zones,
-        gateway_name: wish.gateway_name,
+        gateway_names: wish.gateway_names,
     };
     Deployment::start(lab, cgroup, &setup).unwrap()
 }

@@ -111,7 +111,7 @@ impl Stage {
             capture: &[],
             gateways: &[TUNNEL_PORT],
             gateway_zones: &[],
-            gateway_name: None,
+            gateway_names: &[],
         };
         Deployment::start(&self.lab, &self.cgroup, &setup)
     }
