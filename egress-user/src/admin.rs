@@ -36,11 +36,11 @@ pub type Readiness = Arc<dyn Fn() -> Vec<String> + Send + Sync>;
 /// The admin address cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "cannot listen on the admin address {addr}: {source}; choose another with `admin` or --admin"
+    "cannot listen on the admin address {addr}: {cause}; choose another with `admin` or --admin"
 )]
 pub struct AdminError {
     addr: SocketAddr,
-    source: io::Error,
+    cause: io::Error,
 }
 
 /// A bound admin port.
@@ -58,7 +58,7 @@ impl Admin {
         metrics: Arc<Metrics>,
         readiness: Readiness,
     ) -> Result<Admin, AdminError> {
-        let failed = |source| AdminError { addr, source };
+        let failed = |cause| AdminError { addr, cause };
         let listener = TcpListener::bind(addr).await.map_err(failed)?;
         let addr = listener.local_addr().map_err(failed)?;
         Ok(Admin {

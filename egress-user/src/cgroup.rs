@@ -20,6 +20,12 @@ pub enum CgroupError {
     /// The machine has no cgroup v2 hierarchy that this process can see.
     #[error("no cgroup v2 hierarchy is mounted: mount one, or boot with the unified hierarchy")]
     NotMounted,
+    /// The machine has one, but not among the mounts of this process.
+    #[error(
+        "the cgroup v2 hierarchy cannot be seen from here, as under `ip netns exec`, which hides \
+         /sys: enter the namespace with `nsenter --net=/run/netns/NAME` instead"
+    )]
+    Hidden,
     /// A file or directory of the hierarchy could not be used.
     #[error("cannot {verb} {}", path.display())]
     Io {
@@ -62,9 +68,14 @@ impl Cgroup2 {
     pub fn find() -> Result<Cgroup2, CgroupError> {
         let path = Path::new("/proc/self/mountinfo");
         let mounts = fs::read_to_string(path).map_err(io_error("read", path))?;
-        mount_point(&mounts)
-            .map(|mount| Cgroup2 { mount })
-            .ok_or(CgroupError::NotMounted)
+        if let Some(mount) = mount_point(&mounts).filter(|mount| is_on_top(mount)) {
+            return Ok(Cgroup2 { mount });
+        }
+        let of_init = fs::read_to_string("/proc/1/mountinfo").unwrap_or_default();
+        Err(match mount_point(&of_init) {
+            Some(_) => CgroupError::Hidden,
+            None => CgroupError::NotMounted,
+        })
     }
 
     /// Where the hierarchy is mounted.
@@ -361,6 +372,11 @@ fn mount_point(mountinfo: &str) -> Option<PathBuf> {
         let point = mount.split(' ').nth(4)?;
         (kind == "cgroup2").then(|| PathBuf::from(unescape(point)))
     })
+}
+
+/// Whether nothing else is mounted over the hierarchy.
+fn is_on_top(mount: &Path) -> bool {
+    rustix::fs::statfs(mount).is_ok_and(|stat| stat.f_type == libc::CGROUP2_SUPER_MAGIC)
 }
 
 /// Undoes the octal escapes that `mountinfo` has for space, tab, newline and backslash.

@@ -9,6 +9,7 @@ mod policy;
 mod run;
 mod selftest;
 mod service;
+mod values;
 
 use std::fmt::Display;
 use std::io::{self, IsTerminal, Write};
@@ -52,6 +53,11 @@ enum Command {
 }
 
 impl Cli {
+    /// What the command line says. Ends the process where it says nothing that makes sense.
+    pub fn of_this_process() -> Cli {
+        Cli::try_parse().unwrap_or_else(|error| run::point_to_dashes(error).exit())
+    }
+
     /// Does what was asked and gives the exit code.
     pub fn run(self) -> ExitCode {
         let quiet = matches!(self.command, Command::Run(_));

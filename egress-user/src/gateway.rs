@@ -104,12 +104,12 @@ pub struct GatewayParts {
 #[derive(Debug, thiserror::Error)]
 pub enum BindError {
     /// The address is taken, not ours, or needs a privilege.
-    #[error("cannot listen on {addr}: {source}; choose another address with `listen` or --listen")]
+    #[error("cannot listen on {addr}: {cause}; choose another address with `listen` or --listen")]
     Listen {
         /// The address asked for.
         addr: SocketAddr,
-        /// What the kernel said.
-        source: io::Error,
+        /// What the kernel said, in the middle of the sentence.
+        cause: io::Error,
     },
     /// Name resolution cannot be set up.
     #[error(transparent)]
@@ -138,9 +138,9 @@ pub struct Gateway {
 impl Gateway {
     /// Binds everything, so that what is wrong is wrong at the start.
     pub async fn bind(parts: GatewayParts) -> Result<Gateway, BindError> {
-        let failed = |source| BindError::Listen {
+        let failed = |cause| BindError::Listen {
             addr: parts.listen,
-            source,
+            cause,
         };
         let listener = TcpListener::bind(parts.listen).await.map_err(failed)?;
         let addr = listener.local_addr().map_err(failed)?;

@@ -2,9 +2,8 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
 use egress_user::cli::Cli;
 
 fn main() -> ExitCode {
-    Cli::parse().run()
+    Cli::of_this_process().run()
 }

@@ -66,13 +66,19 @@ pub struct Netns {
 #[derive(Debug, thiserror::Error)]
 pub enum NetnsError {
     /// There is no such namespace or process, or it may not be looked at.
-    #[error("cannot open the network namespace {}", path.display())]
+    #[error("cannot open the network namespace {}{}", path.display(), by_path(path))]
     Open {
         /// The namespace's file.
         path: PathBuf,
         /// The kernel's word.
         #[source]
         source: io::Error,
+    },
+    /// The file is another one.
+    #[error("{} is not the file of a network namespace{}", path.display(), by_path(path))]
+    NotOne {
+        /// The file.
+        path: PathBuf,
     },
     /// The namespace may not be entered.
     #[error("cannot enter the network namespace {}, which takes CAP_SYS_ADMIN", path.display())]
@@ -91,16 +97,29 @@ pub enum NetnsError {
     Thread(#[source] io::Error),
 }
 
+/// What is to be said where somebody gave a name instead of a path.
+fn by_path(path: &Path) -> String {
+    let is_name = path.is_relative() && path.components().count() == 1;
+    match is_name {
+        true => format!(" (is /run/netns/{} meant?)", path.display()),
+        false => String::new(),
+    }
+}
+
 impl Netns {
     /// The namespace whose file is at `path`, such as `/run/netns/NAME`.
     ///
     /// # Errors
-    /// Fails when the file cannot be opened.
+    /// Fails when the file cannot be opened, or is no namespace's.
     pub fn at(path: impl Into<PathBuf>) -> Result<Netns, NetnsError> {
         let path = path.into();
-        match File::open(&path) {
-            Ok(file) => Ok(Netns { file, path }),
-            Err(source) => Err(NetnsError::Open { path, source }),
+        let file = match File::open(&path) {
+            Ok(file) => file,
+            Err(source) => return Err(NetnsError::Open { path, source }),
+        };
+        match rustix::fs::fstatfs(&file) {
+            Ok(stat) if stat.f_type != libc::NSFS_MAGIC => Err(NetnsError::NotOne { path }),
+            _ => Ok(Netns { file, path }),
         }
     }
 

@@ -67,7 +67,9 @@ pub fn run(options: &Options) -> anyhow::Result<Report> {
         }
         None => cgroups.nearest_of_root()?,
     };
-    let cgroup = home.create_child(&format!("{CGROUP_PREFIX}{}", std::process::id()))?;
+    let cgroup = home
+        .create_child(&format!("{CGROUP_PREFIX}{}", std::process::id()))
+        .context("the self-test takes root, for instance by sudo")?;
     let report = match options.cgroup {
         Some(_) => of_an_agent(&cgroup, options),
         None => of_our_own(&cgroup),

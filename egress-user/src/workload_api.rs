@@ -46,6 +46,9 @@ impl FromStr for Socket {
         });
         match path {
             Some(path) if path.starts_with('/') && !path.ends_with('/') => Ok(Socket(path.into())),
+            None if text.starts_with('/') => {
+                Err(format!("a path without its scheme: write unix://{text}"))
+            }
             _ => Err("not a Unix socket such as unix:///run/spire/agent.sock".to_owned()),
         }
     }

@@ -10,6 +10,7 @@ use clap::Args;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use super::values;
 use crate::config::{self, Base, Common};
 use crate::descriptors;
 use crate::drain::Drainer;
@@ -60,7 +61,7 @@ pub(super) struct CommonArgs {
     log_format: Option<LogFormat>,
 
     /// Address for /metrics, /healthz and /readyz [default: none]
-    #[arg(long, env = "EGRESS_ADMIN", value_name = "ADDR:PORT")]
+    #[arg(long, env = "EGRESS_ADMIN", value_name = "ADDR:PORT", value_parser = values::listening)]
     admin: Option<SocketAddr>,
 
     /// Seconds that live connections get at the end [default: 25]

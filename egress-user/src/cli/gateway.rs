@@ -10,7 +10,7 @@ use ipnet::IpNet;
 
 use super::check::{CheckArgs, Report};
 use super::common::{self, CommonArgs, EndSignals, Loaded};
-use super::service;
+use super::{service, values};
 use crate::admin::{Admin, Readiness};
 use crate::config::gateway::{GatewayConfig, GatewayOptions, UpstreamConfig};
 use crate::dns::NameServer;
@@ -66,7 +66,7 @@ pub(super) struct GatewayArgs {
     common: CommonArgs,
 
     /// Where agents connect
-    #[arg(long, env = "EGRESS_LISTEN", value_name = "ADDR:PORT")]
+    #[arg(long, env = "EGRESS_LISTEN", value_name = "ADDR:PORT", value_parser = values::listening)]
     listen: Option<SocketAddr>,
 
     /// SPIFFE ID of an agent that may connect, or all below one
@@ -89,7 +89,8 @@ pub(super) struct GatewayArgs {
         long,
         env = "EGRESS_ALLOW_ADDRESSES",
         value_name = "PREFIX",
-        value_delimiter = ','
+        value_delimiter = ',',
+        value_parser = values::prefix
     )]
     allow_addresses: Option<Vec<IpNet>>,
 

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
 
+use super::values;
 use crate::pki::{self, InitOptions};
 
 const EXAMPLES: &str = "\
@@ -43,7 +44,7 @@ struct InitArgs {
     trust_domain: String,
 
     /// Days that the certificates are good for
-    #[arg(long, default_value_t = 30, value_name = "DAYS", value_parser = clap::value_parser!(u32).range(1..=3650))]
+    #[arg(long, default_value_t = 30, value_name = "DAYS", value_parser = values::days)]
     days: u32,
 }
 

@@ -4,10 +4,12 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::Args;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::{Args, Error};
 use egress_common::Fallback;
 use ipnet::IpNet;
 
+use super::values;
 use crate::config::{self, agent::fallback};
 use crate::dns::NameServer;
 use crate::gateway::forbidden::Forbidden;
@@ -49,7 +51,7 @@ pub(super) struct RunArgs {
 
     /// Port that is captured; may be given several times [default: 443]
     #[arg(long = "port", env = "EGRESS_PORTS", value_name = "N", value_delimiter = ',',
-          value_parser = clap::value_parser!(u16).range(1..))]
+          value_parser = values::port)]
     ports: Vec<u16>,
 
     /// What happens to TCP and UDP on other ports: pass or refuse
@@ -76,7 +78,8 @@ pub(super) struct RunArgs {
         long,
         env = "EGRESS_ALLOW_ADDRESSES",
         value_name = "PREFIX",
-        value_delimiter = ','
+        value_delimiter = ',',
+        value_parser = values::prefix
     )]
     allow_addresses: Vec<IpNet>,
 
@@ -100,6 +103,24 @@ pub(super) struct RunArgs {
     /// The command and its arguments
     #[arg(last = true, required = true, value_name = "COMMAND")]
     command: Vec<OsString>,
+}
+
+/// Whoever forgets the `--` has the command, or a flag of it, taken for one of ours.
+pub(super) fn point_to_dashes(mut error: Error) -> Error {
+    let mut words = std::env::args_os().skip(1);
+    let is_run = words.find(|word| !word.as_encoded_bytes().starts_with(b"-"));
+    let is_forgotten = error.kind() == ErrorKind::UnknownArgument
+        && is_run.is_some_and(|word| word == "run")
+        && !words.any(|word| word == "--")
+        // One that is nearly ours is likelier to be mistyped.
+        && error.get(ContextKind::SuggestedArg).is_none();
+    if is_forgotten {
+        let tip = "the command stands behind `--`, as in `egress run --allow en.wikipedia.org -- \
+                   curl https://en.wikipedia.org/`";
+        let tip = ContextValue::StyledStrs(vec![tip.into()]);
+        error.insert(ContextKind::Suggested, tip);
+    }
+    error
 }
 
 impl RunArgs {

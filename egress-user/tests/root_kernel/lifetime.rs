@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use egress_lab::{BpfFs, Cgroup, wait};
 use egress_user::agent::capture::{Capture, CaptureError, CaptureOptions, Scope, cleanup};
+use egress_user::cgroup::Cgroup2;
 use egress_user::netns::{Netns, cookie_of_current};
 use rustix::process::{Pid, Signal, kill_process};
 use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities};
@@ -225,7 +226,10 @@ fn what_is_not_a_cgroup_is_named() {
     let error = capture.attach(Path::new("/proc/self")).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "/proc/self is not a directory of a cgroup v2 hierarchy"
+        format!(
+            "/proc/self is not a directory of a cgroup v2 hierarchy, which is at {}",
+            Cgroup2::find().unwrap().mount().display()
+        )
     );
     let error = capture.attach(Path::new("/no/cgroup")).unwrap_err();
     assert_eq!(error.to_string(), "cannot open the cgroup /no/cgroup");

@@ -9,6 +9,7 @@ use aya::Ebpf;
 
 use super::link::Link;
 use super::{Capture, CaptureError, programs};
+use crate::cgroup::Cgroup2;
 
 /// A cgroup that the programs are attached to.
 #[derive(Debug)]
@@ -38,6 +39,7 @@ impl Captured {
             }),
             _ => Err(CaptureError::NotCgroup2 {
                 path: path.to_owned(),
+                mount: Cgroup2::find().ok().map(|found| found.mount().to_owned()),
             }),
         }
     }

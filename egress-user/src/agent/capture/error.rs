@@ -147,10 +147,12 @@ pub enum CaptureError {
         source: io::Error,
     },
     /// The path is not a cgroup.
-    #[error("{} is not a directory of a cgroup v2 hierarchy", path.display())]
+    #[error("{} is not a directory of a cgroup v2 hierarchy{}", path.display(), such_as(mount))]
     NotCgroup2 {
         /// What was to be a cgroup.
         path: PathBuf,
+        /// Where there is such a hierarchy.
+        mount: Option<PathBuf>,
     },
     /// A scope has too many ports.
     #[error(transparent)]
@@ -198,6 +200,11 @@ pub(super) fn check_kernel() -> Result<(), CaptureError> {
         }),
         _ => Ok(()),
     }
+}
+
+fn such_as(mount: &Option<PathBuf>) -> String {
+    let mount = mount.as_ref().map(|mount| mount.display());
+    mount.map_or_else(String::new, |mount| format!(", which is at {mount}"))
 }
 
 /// Fails when a capability is missing that loading or attaching takes. `CAP_SYS_ADMIN` stands for

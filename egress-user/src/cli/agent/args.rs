@@ -9,6 +9,7 @@ use egress_common::Fallback;
 use crate::agent::scopes::ExistingAction;
 use crate::cli::check::CheckArgs;
 use crate::cli::common::CommonArgs;
+use crate::cli::values;
 use crate::config::agent::{AgentOptions, CaptureOptions, existing, fallback};
 use crate::endpoint::Zoned;
 use crate::tunnel::identity::IdPattern;
@@ -130,7 +131,7 @@ pub(in crate::cli) struct AgentArgs {
 
     /// Ports that are redirected [default: 443]
     #[arg(long, env = "EGRESS_PORTS", value_name = "N", value_delimiter = ',',
-          value_parser = clap::value_parser!(u16).range(1..))]
+          value_parser = values::port)]
     ports: Option<Vec<u16>>,
 
     /// What happens to other ports and other protocols: pass or refuse [default: refuse]
@@ -151,7 +152,8 @@ pub(in crate::cli) struct AgentArgs {
         long,
         env = "EGRESS_RESOLVERS",
         value_name = "ADDR",
-        value_delimiter = ','
+        value_delimiter = ',',
+        value_parser = values::address
     )]
     resolvers: Option<Vec<IpAddr>>,
 

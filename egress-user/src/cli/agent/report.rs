@@ -6,6 +6,7 @@ use super::{targets, trusted};
 use crate::agent::capture::{self, CaptureError};
 use crate::agent::discovery::Targets;
 use crate::agent::scopes::ExistingAction;
+use crate::cgroup::Cgroup2;
 use crate::cli::check::Report;
 use crate::cli::common;
 use crate::config::agent::{AgentConfig, CaptureConfig, word_of};
@@ -141,6 +142,9 @@ fn report_capture(report: &mut Report, capture: &CaptureConfig) {
 /// Looks at what the configuration names on this machine. What is not there yet may come; what is
 /// something else stays wrong.
 fn look_at(report: &mut Report, capture: &CaptureConfig) {
+    if let Err(error) = Cgroup2::find() {
+        report.warn(crate::cli::sentence(&error.into()));
+    }
     for path in &capture.cgroups {
         match capture::check_cgroup(path) {
             Ok(()) => {}

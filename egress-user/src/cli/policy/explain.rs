@@ -51,6 +51,8 @@ pub(super) struct ExplainArgs {
     /// Policy document; - for standard input
     #[arg(
         long,
+        // As the other commands have it.
+        alias = "policy",
         env = "EGRESS_POLICY",
         default_value = "policy.yaml",
         value_name = "FILE"
