@@ -264,13 +264,17 @@ impl Agent {
         let mut passage = gate.passage();
         loop {
             let accepted = tokio::select! {
-                accepted = accept(&listener, &places), if passage.is_open() => accepted,
-                () = passage.changed() => continue,
-                _ = stopped.changed() => return,
+                // Once the end has begun nobody is taken, however many wait.
+                biased;
                 () = self.drain.draining() => return,
+                _ = stopped.changed() => return,
+                () = passage.changed() => continue,
+                accepted = accept(&listener, &places), if passage.is_open() => accepted,
             };
             match accepted {
                 Ok((socket, client)) => tokio::select! {
+                    // Who has been accepted is served where there is a place.
+                    biased;
                     place = places.take() => self.claim(&listener, socket, client, place),
                     _ = stopped.changed() => return,
                     () = self.drain.draining() => return,

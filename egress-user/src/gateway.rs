@@ -173,8 +173,10 @@ impl Gateway {
         let door = Door::new(self.shared.limits.tunnels.div_ceil(2));
         loop {
             let accepted = tokio::select! {
-                accepted = accept(&self.listener, &permits) => accepted,
+                // Once the end has begun nobody is taken, however many wait.
+                biased;
                 () = drain.draining() => return,
+                accepted = accept(&self.listener, &permits) => accepted,
             };
             let Some((socket, agent, permit)) = accepted else {
                 continue;

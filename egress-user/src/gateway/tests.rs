@@ -121,6 +121,22 @@ impl Scene {
     }
 }
 
+/// Who connected before the end began, and was not accepted yet, is not accepted after it.
+#[tokio::test]
+async fn once_the_end_has_begun_nobody_is_accepted() {
+    // Where chance decided, it would not do so always.
+    for _ in 0..8 {
+        let scene = Scene::new(16, Quotas::default()).await;
+        // The gateway waits for somebody, and hears of these and of the end at once.
+        tokio::task::yield_now().await;
+        let connect = |_| std::net::TcpStream::connect(scene.addr).unwrap();
+        let _queued: Vec<_> = (0..4).map(connect).collect();
+        tokio::task::yield_now().await;
+        let drained = scene.drainer.drain(DEADLINE).await;
+        assert!(drained, "somebody was accepted");
+    }
+}
+
 /// T4: connections that never say who they are hold neither the door nor a place.
 #[tokio::test]
 async fn silent_connections_leave_room_for_agents() {
