@@ -263,8 +263,9 @@ impl Metrics {
         self.stale_answers.inc();
     }
 
-    /// Which policy is in force.
+    /// Which policy is in force. A scrape sees this one or the one before, and never both or none.
     pub fn policy_in_force(&self, digest: &str) {
+        let _no_scrape = self.lock();
         self.policy.clear();
         let labels = PolicyLabels {
             digest: digest.to_owned(),
@@ -277,8 +278,10 @@ impl Metrics {
         self.reload_failed.set(failed.into());
     }
 
-    /// When credentials in use end, in seconds of Unix time; none for what there is not.
+    /// When credentials in use end, in seconds of Unix time; none for what there is not. A scrape sees
+    /// all of these or all of those before.
     pub fn credentials_in_use(&self, ends: &[(&'static str, Option<i64>)]) {
+        let _no_scrape = self.lock();
         self.credentials.clear();
         for (what, until) in ends {
             if let Some(until) = until {

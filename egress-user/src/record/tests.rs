@@ -19,6 +19,31 @@ fn every_way_out_writes_one_record() {
     assert_eq!(tally.total(), 4);
 }
 
+/// However often the policy changes meanwhile.
+#[test]
+fn a_scrape_sees_one_policy() {
+    let metrics = Metrics::default();
+    metrics.policy_in_force("0");
+    std::thread::scope(|scope| {
+        let changes = scope.spawn(|| {
+            for number in 1..20_000 {
+                metrics.policy_in_force(&number.to_string());
+            }
+        });
+        while !changes.is_finished() {
+            let text = metrics.encode();
+            let lines = text.lines();
+            let of_policy: Vec<_> = lines
+                .filter(|line| line.starts_with("egress_policy{"))
+                .collect();
+            assert!(
+                matches!(of_policy[..], [one] if one.ends_with("} 1")),
+                "{of_policy:?}"
+            );
+        }
+    });
+}
+
 #[test]
 fn a_dropped_record_says_aborted() {
     let (recorder, tally) = recorder();
