@@ -5,6 +5,7 @@ use std::path::Path;
 use anyhow::Context as _;
 use tempfile::TempDir;
 
+use crate::lab;
 use crate::mounts::{self, What};
 
 /// A bpf file system in a directory of its own. Only the thread that made it sees it, with the
@@ -20,7 +21,7 @@ impl BpfFs {
     /// # Errors
     /// Without `CAP_SYS_ADMIN`.
     pub fn mount() -> anyhow::Result<BpfFs> {
-        let directory = TempDir::new().context("cannot make a directory")?;
+        let directory = lab::scratch()?;
         mounts::separate()?;
         mounts::over(directory.path(), &What::New(c"bpf"))
             .context("cannot mount a bpf file system")?;

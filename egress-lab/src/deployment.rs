@@ -5,7 +5,6 @@ use std::fmt::{self, Write as _};
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use anyhow::{Context as _, bail};
 use rustix::process::Signal;
@@ -14,8 +13,12 @@ use serde_json::Value;
 use crate::cgroup::Cgroup;
 use crate::lab::{Host, Lab};
 use crate::names::Names;
-use crate::process::{Process, cap_descriptors, limit_descriptors};
+use crate::process::{self, Process, cap_descriptors, fresh_file, limit_descriptors, numbered};
 use crate::{http, wait};
+
+/// The extension of record files. Each process has one of its own, so that none that is killed in the
+/// middle of a line spoils another's.
+const RECORDS: &str = "jsonl";
 
 /// Open files that service managers and shells give a program that does not ask for more; it may
 /// raise them to what the administrator allows.
@@ -137,18 +140,18 @@ impl Deployment {
         listen: SocketAddr,
     ) -> anyhow::Result<Process> {
         let port = listen.port();
-        let mut command = Command::new(program);
+        let name = format!("gateway-{port}");
+        let mut command = process::command(program);
         let namespace = &lab.gateway.namespace;
         namespace.enter(&mut command)?;
-        without_settings(&mut command);
         let admin = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         command
             .args(["gateway", "--config"])
             .arg(self.home.join("gateway.yaml"))
             .args(["--listen", &listen.to_string()])
             .args(["--admin", &admin.to_string(), "--log"])
-            .arg(self.home.join(format!("gateway-{port}.jsonl")));
-        let process = Process::start(command, &format!("gateway-{port}"), &self.home)?;
+            .arg(fresh_file(&self.home, &name, RECORDS)?.0);
+        let process = Process::start(command, &name, &self.home)?;
         wait::until("the other gateway is ready", || {
             let answer = http::get(namespace, admin, "/readyz");
             answer
@@ -164,7 +167,7 @@ impl Deployment {
     /// # Errors
     /// When a line is no JSON object.
     pub fn records(&self, hop: Hop) -> anyhow::Result<Vec<Record>> {
-        read_records(&self.home.join(format!("{hop}.jsonl")))
+        self.records_of(&hop.to_string())
     }
 
     /// The records that [another gateway](Self::another_gateway) has written so far.
@@ -172,7 +175,14 @@ impl Deployment {
     /// # Errors
     /// When a line is no JSON object.
     pub fn records_of_another(&self, port: u16) -> anyhow::Result<Vec<Record>> {
-        read_records(&self.home.join(format!("gateway-{port}.jsonl")))
+        self.records_of(&format!("gateway-{port}"))
+    }
+
+    /// Those of each process that was started by this name, one process after the other.
+    fn records_of(&self, name: &str) -> anyhow::Result<Vec<Record>> {
+        let files = numbered(&self.home, name, RECORDS).take_while(|path| path.exists());
+        let records: anyhow::Result<Vec<_>> = files.map(|path| read_records(&path)).collect();
+        Ok(records?.concat())
     }
 
     /// Puts another policy document in a hop's old one's place, as an editor does: by renaming.
@@ -293,7 +303,7 @@ impl fmt::Display for Record {
 /// # Errors
 /// When it fails; the error carries what it printed.
 pub fn init_pki(program: &Path, directory: &Path) -> anyhow::Result<()> {
-    let output = Command::new(program)
+    let output = process::command(program)
         .args([OsStr::new("pki"), OsStr::new("init"), directory.as_os_str()])
         .output()
         .with_context(|| format!("cannot run {}", program.display()))?;
@@ -342,12 +352,11 @@ fn start(
     let text = format!(
         "policy: {hop}-policy.yaml\n\
          tls:\n{tls}\
-         log: {{file: {home}/{hop}.jsonl, format: json}}\n\
+         log: {{format: json}}\n\
          admin: {ADMIN}\n\
          drain: {drain}\n\
          {section}",
         tls = tls_section(hop, setup),
-        home = home.display(),
         drain = setup.drain,
     );
     fs::write(&configuration, text)?;
@@ -383,29 +392,20 @@ fn start_configured(
     (program, most_descriptors): (&Path, Option<u64>),
     configuration: &Path,
 ) -> anyhow::Result<Process> {
-    let mut command = Command::new(program);
+    let mut command = process::command(program);
     hop.host(lab).namespace.enter(&mut command)?;
     match most_descriptors {
         Some(most) => cap_descriptors(&mut command, most),
         None => limit_descriptors(&mut command, Some(USUAL_DESCRIPTORS)),
     }
-    without_settings(&mut command);
+    let name = hop.to_string();
     command
-        .arg(hop.to_string())
+        .arg(&name)
         .arg("--config")
-        .arg(configuration);
-    Process::start(command, &hop.to_string(), home)
-}
-
-/// Keeps settings of the caller's environment from a command that is an `egress`.
-pub fn without_settings(command: &mut Command) {
-    let names = std::env::vars_os().map(|(name, _)| name);
-    let is_setting = |name: &std::ffi::OsString| {
-        name.as_encoded_bytes().starts_with(b"EGRESS_") || name == "SPIFFE_ENDPOINT_SOCKET"
-    };
-    for name in names.filter(is_setting) {
-        command.env_remove(name);
-    }
+        .arg(configuration)
+        .arg("--log")
+        .arg(fresh_file(home, &name, RECORDS)?.0);
+    Process::start(command, &name, home)
 }
 
 fn gateway_section(more: &[&str]) -> String {

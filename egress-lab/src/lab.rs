@@ -12,6 +12,19 @@ use tempfile::TempDir;
 use crate::namespace::Namespace;
 use crate::sweep::{Entry, Leftover};
 
+/// Where the files of labs are, whatever `TMPDIR` says: the path of a Unix socket has 107 bytes at the
+/// most, and other users must get there.
+pub(crate) const TEMPORARY: &str = "/tmp";
+
+/// A directory for what must lie in a place like a lab's own, and not in it. It is removed when this is
+/// dropped.
+///
+/// # Errors
+/// When it cannot be made.
+pub fn scratch() -> anyhow::Result<TempDir> {
+    TempDir::with_prefix_in("egress-lab-", TEMPORARY).context("cannot make a directory")
+}
+
 /// The number of the gateway's host among those at the edge, in its addresses.
 const GATEWAY: u8 = 3;
 
@@ -107,9 +120,11 @@ impl Host {
         let [v4, next_hop] = [2, 1].map(|last| Ipv4Addr::new(10, 77, number, last));
         let [v6, next_hop_v6] =
             [2, 1].map(|last| Ipv6Addr::new(0xfd77, number.into(), 0, 0, 0, 0, 0, last));
+        let [mac, next_hop_mac] = [2, 1].map(|last| format!("02:00:00:00:{number:02x}:{last:02x}"));
         // Addresses without duplicate detection, which would keep them unusable for a second.
         internet.ip(&format!(
-            "link add {uplink} type veth peer name eth0 netns {peer}\n\
+            "link add {uplink} address {next_hop_mac} type veth \
+             peer name eth0 address {mac} netns {peer}\n\
              addr add {next_hop}/24 dev {uplink}\n\
              addr add {next_hop_v6}/64 dev {uplink} nodad\n\
              link set {uplink} up\n",
@@ -119,8 +134,16 @@ impl Host {
             "addr add {v4}/24 dev eth0\n\
              addr add {v6}/64 dev eth0 nodad\n\
              link set eth0 up\n\
+             neigh replace {next_hop} lladdr {next_hop_mac} dev eth0\n\
+             neigh replace {next_hop_v6} lladdr {next_hop_mac} dev eth0\n\
              route add default via {next_hop}\n\
              route add default via {next_hop_v6}\n",
+        ))?;
+        // Who is at the other end is known, so that nothing waits for an answer about that, nor is
+        // given up. The kernel may have learnt it by itself already.
+        internet.ip(&format!(
+            "neigh replace {v4} lladdr {mac} dev {uplink}\n\
+             neigh replace {v6} lladdr {mac} dev {uplink}\n",
         ))?;
         Ok(Host {
             namespace,
@@ -148,11 +171,11 @@ struct Directory {
 impl Directory {
     fn new() -> anyhow::Result<Directory> {
         let made = Entry::making(|| {
-            let directory = TempDir::with_prefix("egress-lab-")?;
+            let directory = scratch()?;
             let leftover = Leftover::Directory(directory.path().to_owned());
             anyhow::Ok((directory, leftover))
         });
-        let (directory, entry) = made.context("cannot make a directory")?;
+        let (directory, entry) = made?;
         fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755))?;
         Ok(Directory {
             directory,

@@ -174,7 +174,9 @@ impl Origins {
     fn log(&self, name: &str) -> Vec<Arrival> {
         let log = fs::read_to_string(self.home.join(format!("{name}.arrivals")));
         let log = log.unwrap_or_default();
-        log.lines().filter_map(Arrival::parse).collect()
+        // A last line without its end is still being written.
+        let whole = log.rsplit_once('\n').map_or("", |(whole, _)| whole);
+        whole.lines().filter_map(Arrival::parse).collect()
     }
 }
 

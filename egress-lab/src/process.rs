@@ -1,19 +1,92 @@
 //! Child processes that end with the lab.
 
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{self, Write as _};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use rustix::process::{
     Pid, Resource, Rlimit, Signal, getppid, getrlimit, kill_process,
     set_parent_process_death_signal, setrlimit,
 };
 
 use crate::sweep::{Entry, Leftover};
-use crate::wait;
+use crate::{tools, wait};
+
+/// A command that is told nothing of our environment but where programs are: proxies, settings of
+/// ours or of curl's, languages and the like differ between machines, and tests do not.
+pub fn command(program: impl AsRef<OsStr>) -> Command {
+    let mut command = Command::new(program);
+    command.env_clear().env("PATH", tools::path());
+    command
+}
+
+/// Copies a program to a place from which every user may run it.
+///
+/// Another process does it. Nobody can run a file that is open for writing, as one that we wrote would
+/// be in each child that another thread forks meanwhile, until that runs its own program.
+///
+/// # Errors
+/// When it cannot be copied; the error carries why.
+pub fn copy_program(from: &Path, to: &Path) -> anyhow::Result<()> {
+    let output = command("install")
+        .args(["-m", "755"])
+        .args([from, to])
+        .output();
+    let output = output.context("cannot run install")?;
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stderr);
+        bail!("cannot copy a program: {said}");
+    }
+    Ok(())
+}
+
+/// Makes a script that every user may run; as [`copy_program`] does, and for its reasons.
+///
+/// # Errors
+/// When it cannot be written.
+pub fn write_program(path: &Path, text: &str) -> anyhow::Result<()> {
+    let draft = path.with_extension("draft");
+    fs::write(&draft, text).with_context(|| format!("cannot write {}", draft.display()))?;
+    copy_program(&draft, path)
+}
+
+/// A new file in `directory`, called `NAME.EXTENSION` if there is none of that name, and otherwise
+/// `NAME-2.EXTENSION` and so on: two processes never write to one file.
+///
+/// # Errors
+/// When it cannot be made.
+pub(crate) fn fresh_file(
+    directory: &Path,
+    name: &str,
+    extension: &str,
+) -> anyhow::Result<(PathBuf, File)> {
+    for path in numbered(directory, name, extension) {
+        match File::options().write(true).create_new(true).open(&path) {
+            Ok(file) => return Ok((path, file)),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => {
+                return Err(error).with_context(|| format!("cannot make {}", path.display()));
+            }
+        }
+    }
+    bail!("{name}: there is no name left")
+}
+
+/// The names that [`fresh_file`] gives, in this order.
+pub(crate) fn numbered(
+    directory: &Path,
+    name: &str,
+    extension: &str,
+) -> impl Iterator<Item = PathBuf> {
+    (1_u32..).map(move |number| match number {
+        1 => directory.join(format!("{name}.{extension}")),
+        _ => directory.join(format!("{name}-{number}.{extension}")),
+    })
+}
 
 /// A running child. Its output goes to a log file; dropping it ends it, by its id, and waits.
 #[derive(Debug)]
@@ -25,7 +98,8 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts `command`; what it prints goes to `NAME.log` in `directory`.
+    /// Starts `command`; what it prints goes to a log file of its own in `directory`, `NAME.log` as a
+    /// rule.
     ///
     /// The kernel also ends it when the thread that called this ends, so that not even a
     /// killed lab leaves processes behind.
@@ -51,9 +125,7 @@ impl Process {
     }
 
     fn spawn(mut command: Command, name: &str, directory: &Path) -> anyhow::Result<Process> {
-        let log = directory.join(format!("{name}.log"));
-        let output =
-            File::create(&log).with_context(|| format!("cannot make {}", log.display()))?;
+        let (log, output) = fresh_file(directory, name, "log")?;
         command
             .stdout(output.try_clone()?)
             .stderr(output)

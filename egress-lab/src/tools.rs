@@ -8,6 +8,7 @@ use std::process::Command;
 use anyhow::{Context as _, Result, bail};
 
 use crate::debian::Tree;
+use crate::process;
 use crate::wheel::{self, Wheel};
 
 /// Where a program comes from when the machine does not have it.
@@ -75,7 +76,7 @@ pub struct Tool {
 impl Tool {
     /// A command that runs the program, with its environment set.
     pub fn command(&self) -> Command {
-        let mut command = Command::new(&self.path);
+        let mut command = process::command(&self.path);
         if let Some(library_path) = &self.library_path {
             command.env("LD_LIBRARY_PATH", library_path);
         }
@@ -173,11 +174,21 @@ pub fn tree() -> Tree {
 
 /// The executable `program` in `PATH` or in the system's directories.
 pub fn on_path(program: &str) -> Option<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path)
-        .chain(SYSTEM_DIRECTORIES.iter().map(PathBuf::from))
+    directories()
         .map(|directory| directory.join(program))
         .find(|candidate| candidate.is_file())
+}
+
+/// `PATH`, with the system's directories.
+pub(crate) fn path() -> OsString {
+    // None of them has a colon, or it would not have been one.
+    std::env::join_paths(directories()).unwrap_or_default()
+}
+
+fn directories() -> impl Iterator<Item = PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let own: Vec<PathBuf> = std::env::split_paths(&path).collect();
+    own.into_iter().chain(SYSTEM_DIRECTORIES.map(PathBuf::from))
 }
 
 fn installed(program: &str, peer: Option<&Peer>) -> Option<Tool> {

@@ -7,7 +7,7 @@ use anyhow::bail;
 
 /// How long a condition may take before the wait is given up. Generous on purpose: it is
 /// reached only when something is broken, never because a machine is slow.
-pub const DEADLINE: Duration = Duration::from_secs(60);
+pub const DEADLINE: Duration = Duration::from_secs(120);
 
 const PAUSE: Duration = Duration::from_millis(10);
 

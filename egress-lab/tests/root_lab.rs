@@ -12,7 +12,9 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use egress_lab::cgroup::mount_point;
-use egress_lab::{Authority, Cgroup, Lab, Names, Namespace, Origins, Process, Site, Wire, wait};
+use egress_lab::{
+    Authority, Cgroup, Lab, Names, Namespace, Origins, Process, Site, Wire, process, wait,
+};
 use rustix::process::{Pid, Signal, kill_process};
 
 const EN: Site = Site::new("en.wikipedia.org", 10);
@@ -20,10 +22,17 @@ const DE: Site = Site::new("de.wikipedia.org", 20);
 
 fn curl(lab: &Lab, authority: &Authority, address: IpAddr, path: &str) -> Command {
     let mut curl = lab.app.namespace.command("curl").unwrap();
-    curl.args(["--silent", "--show-error", "--max-time", "60", "--cacert"])
-        .arg(authority.certificate())
-        .args(["--resolve", &format!("{}:443:{address}", EN.name)])
-        .arg(format!("https://{}{path}", EN.name));
+    curl.args([
+        "--disable",
+        "--silent",
+        "--show-error",
+        "--max-time",
+        "60",
+        "--cacert",
+    ])
+    .arg(authority.certificate())
+    .args(["--resolve", &format!("{}:443:{address}", EN.name)])
+    .arg(format!("https://{}{path}", EN.name));
     curl
 }
 
@@ -41,7 +50,7 @@ fn a_namespace_has_loopback_alone_and_a_path_that_others_can_open() {
     );
     assert!(links.contains("lo: <LOOPBACK,UP"), "{links}");
 
-    let other = Command::new("readlink")
+    let other = process::command("readlink")
         .arg(namespace.path())
         .output()
         .unwrap();
@@ -136,7 +145,7 @@ fn names_are_those_given_and_no_others() {
 fn a_cgroup_holds_its_process_and_ends_it() {
     let lab = Lab::new().unwrap();
     let cgroup = Cgroup::new().unwrap();
-    let mut sleep = Command::new("sleep");
+    let mut sleep = process::command("sleep");
     sleep.arg("600");
     lab.app.namespace.enter(&mut sleep).unwrap();
     cgroup.enter(&mut sleep).unwrap();
@@ -159,7 +168,7 @@ fn a_cgroup_holds_its_process_and_ends_it() {
 #[test]
 fn a_process_ends_with_its_owner() {
     let lab = Lab::new().unwrap();
-    let mut sleep = Command::new("sleep");
+    let mut sleep = process::command("sleep");
     sleep.arg("600");
     let process = Process::start(sleep, "sleep", lab.directory()).unwrap();
     let directory = format!("/proc/{}", process.id());
@@ -170,7 +179,7 @@ fn a_process_ends_with_its_owner() {
 
 /// Starts the lab of `main.rs` and gives what it says its cgroup and directory are.
 fn lab_program() -> (Child, [String; 2]) {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_egress-lab"))
+    let mut child = process::command(env!("CARGO_BIN_EXE_egress-lab"))
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()

@@ -8,19 +8,16 @@
 use std::fs;
 use std::net::TcpListener;
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::Output;
 
+use egress_lab::process;
 use serde_json::Value;
 
 const POLICY: &str = "version: 1\nrules: [{name: all, hosts: [example.org]}]\n";
 const TLS: &str = "certificate: pki/HOP.pem, key: pki/HOP-key.pem, bundle: pki/ca.pem";
 
 fn egress(dir: &Path, args: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_egress"));
-    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("EGRESS_")) {
-        command.env_remove(name);
-    }
-    command.env_remove("SPIFFE_ENDPOINT_SOCKET");
+    let mut command = process::command(env!("CARGO_BIN_EXE_egress"));
     command.current_dir(dir).args(args).output().unwrap()
 }
 

@@ -13,6 +13,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use egress_lab::process;
 use k8s_openapi::api::apps::v1::{DaemonSet, Deployment};
 use k8s_openapi::api::core::v1::{ConfigMap, Container, Namespace, PodSpec, Service, Volume};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
@@ -194,7 +195,5 @@ fn pki() -> TempDir {
 }
 
 fn egress() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_egress"));
-    command.env_clear();
-    command
+    process::command(env!("CARGO_BIN_EXE_egress"))
 }

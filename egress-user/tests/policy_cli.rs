@@ -6,8 +6,9 @@
 )]
 
 use std::io::Write as _;
-use std::process::{Command, Output, Stdio};
+use std::process::{Output, Stdio};
 
+use egress_lab::process;
 use serde_json::Value;
 
 const POLICY: &str = "\
@@ -43,11 +44,10 @@ impl Egress {
     }
 
     fn run_with(&self, args: &[&str], stdin: &str) -> Ended {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_egress"))
+        let mut child = process::command(env!("CARGO_BIN_EXE_egress"))
             .arg("policy")
             .args(args)
             .current_dir(self.dir.path())
-            .env_remove("EGRESS_POLICY")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -281,7 +281,7 @@ fn schema_is_the_published_one() {
 #[test]
 fn a_closed_output_is_no_failure() {
     let egress = Egress::new();
-    let mut child = Command::new(env!("CARGO_BIN_EXE_egress"))
+    let mut child = process::command(env!("CARGO_BIN_EXE_egress"))
         .args(["policy", "check", "policy.yaml"])
         .current_dir(egress.dir.path())
         .stdout(Stdio::piped())

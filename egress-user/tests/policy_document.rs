@@ -8,9 +8,9 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
-use std::process::Command;
 
 use boon::{Compiler, SchemaIndex, Schemas};
+use egress_lab::process;
 use egress_user::policy::Policy;
 use saphyr_parser::{Event, Parser, ScalarStyle};
 use serde_json::{Map, Value, json};
@@ -250,10 +250,9 @@ fn sessions_in_the_documents_are_real() {
             let ["egress", args @ ..] = words.as_slice() else {
                 panic!("{command}");
             };
-            let ended = Command::new(env!("CARGO_BIN_EXE_egress"))
+            let ended = process::command(env!("CARGO_BIN_EXE_egress"))
                 .args(args)
                 .current_dir(dir.path())
-                .env_remove("EGRESS_POLICY")
                 .output()
                 .unwrap();
             let printed = [ended.stdout, ended.stderr].concat();

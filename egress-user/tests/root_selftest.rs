@@ -8,15 +8,15 @@
     reason = "a helper of a test fails by panicking, as the test does"
 )]
 
-use std::process::{Command, Output};
+use std::process::Output;
 
-use egress_lab::{Cgroup, Namespace};
+use egress_lab::{Cgroup, Namespace, process};
 use egress_user::agent::capture::{Capture, CaptureOptions, Fallback, Scope};
 use egress_user::netns::{Listeners, Netns, cookie_of_current, listen_on_loopback};
 use serde_json::Value;
 
 fn selftest(arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_egress"))
+    process::command(env!("CARGO_BIN_EXE_egress"))
         .arg("selftest")
         .args(arguments)
         .output()

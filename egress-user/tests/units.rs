@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use egress_lab::{lab, process};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -28,11 +29,11 @@ fn setting<'a>(unit: &'a str, key: &str) -> &'a str {
 
 /// `/etc/egress` as deploy/README.md says to fill it.
 fn etc() -> tempfile::TempDir {
-    let dir = tempfile::tempdir().unwrap();
+    let dir = lab::scratch().unwrap();
     for name in ["policy.yaml", "agent.yaml", "gateway.yaml"] {
         fs::write(dir.path().join(name), deploy(name)).unwrap();
     }
-    let mut pki = Command::new(env!("CARGO_BIN_EXE_egress"));
+    let mut pki = process::command(env!("CARGO_BIN_EXE_egress"));
     let pki = pki.args(["pki", "init"]).arg(dir.path().join("certs"));
     assert!(pki.output().unwrap().status.success());
     dir
@@ -43,7 +44,7 @@ fn started(unit: &str, etc: &Path) -> Command {
     let line = setting(unit, "ExecStart").replace("/etc/egress", etc.to_str().unwrap());
     let mut words = line.split(' ');
     assert_eq!(words.next(), Some("/usr/local/bin/egress"));
-    let mut command = Command::new(env!("CARGO_BIN_EXE_egress"));
+    let mut command = process::command(env!("CARGO_BIN_EXE_egress"));
     command.args(words);
     command
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 use egress_lab::deployment::{Hop, Record};
 use egress_lab::{tools, wait};
@@ -137,8 +137,8 @@ fn sha256_of_file(path: &Path) -> String {
 }
 
 fn sha256(input: impl Into<Stdio>) -> String {
-    let program = tools::locate("sha256sum").unwrap().path;
-    let output = Command::new(program).stdin(input).output().unwrap();
+    let mut command = tools::locate("sha256sum").unwrap().command();
+    let output = command.stdin(input).output().unwrap();
     assert!(output.status.success());
     String::from_utf8(output.stdout).unwrap()
 }

@@ -158,7 +158,7 @@ fn a_child_of_a_captured_process_is_captured_too() {
     const SCRIPT: &str = r#"
 import subprocess, sys
 name, address, authority = sys.argv[1:]
-subprocess.run(["curl", "--silent", "--show-error", "--noproxy", "*", "--cacert", authority,
+subprocess.run(["curl", "--disable", "--silent", "--show-error", "--cacert", authority,
     "--resolve", f"{name}:443:{address}", f"https://{name}/"], check=True)
 "#;
     let world = World::new();

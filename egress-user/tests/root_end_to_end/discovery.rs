@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use egress_lab::{Namespace, Process, tools, wait};
+use egress_lab::{Namespace, Process, process, tools, wait};
 use rustix::process::{Pid, Resource, Rlimit, Signal, getrlimit, prlimit};
 
 use super::clients::run;
@@ -13,7 +13,7 @@ use super::world::{EN, IBM, Wish, World};
 const SCRIPT: &str = r#"
 import socket, ssl, sys, time
 address, name, authority = sys.argv[1:]
-deadline = time.monotonic() + 30
+deadline = time.monotonic() + 60
 while True:
     try:
         raw = socket.create_connection((address, 443))
@@ -64,7 +64,7 @@ fn what_cannot_be_looked_for_stays_captured() {
         ..Wish::default()
     });
     let namespace = Namespace::new().unwrap();
-    let mut sleep = Command::new("sleep");
+    let mut sleep = process::command("sleep");
     sleep.arg("600");
     world.cgroup.enter(&mut sleep).unwrap();
     namespace.enter(&mut sleep).unwrap();
@@ -103,7 +103,7 @@ def connect(kept):
     sys.stdin.readline()
     try:
         kept = kept or socket.socket()
-        kept.settimeout(10)
+        kept.settimeout(60)
         kept.connect((address, 443))
         print("connected", flush=True)
     except OSError as error:
@@ -227,7 +227,7 @@ fn the_self_test_passes_below_a_running_agent() {
         capture: &["discover: [CGROUP]"],
         ..Wish::default()
     });
-    let output = Command::new(crate::world::egress())
+    let output = process::command(crate::world::egress())
         .args(["selftest", "--output", "json", "--cgroup"])
         .arg(world.cgroup.path())
         .output()

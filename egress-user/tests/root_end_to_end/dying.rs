@@ -2,11 +2,10 @@
 //! connect all the time.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 
-use egress_lab::{BpfFs, tools, wait};
+use egress_lab::{BpfFs, lab, process, tools, wait};
 use rustix::process::Signal;
 
 use crate::clients::curl;
@@ -41,8 +40,7 @@ fn traced(folder: &Path, what: &str) -> PathBuf {
         strace.path.display(),
         egress().display(),
     );
-    fs::write(&path, script).unwrap();
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    process::write_program(&path, &script).unwrap();
     path
 }
 
@@ -124,7 +122,7 @@ impl Scene {
     fn without_an_agent() -> Scene {
         let bpf_fs = BpfFs::mount().unwrap();
         let pin = format!("pin: {}", bpf_fs.path().join("egress").display());
-        let folder = tempfile::tempdir().unwrap();
+        let folder = lab::scratch().unwrap();
         let mut world = World::with(&Wish {
             capture: &[&pin],
             ..Wish::default()
@@ -195,7 +193,7 @@ fn nothing_opens_when_a_program_cannot_be_loaded() {
 fn a_successor_that_dies_leaves_the_agent_serving() {
     let bpf_fs = BpfFs::mount().unwrap();
     let pin = format!("pin: {}", bpf_fs.path().join("egress").display());
-    let folder = tempfile::tempdir().unwrap();
+    let folder = lab::scratch().unwrap();
     let handover = format!("handover: {}", folder.path().join("handover").display());
     let mut world = World::with(&Wish {
         capture: &[&pin, &handover],

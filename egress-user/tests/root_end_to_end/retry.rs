@@ -1,10 +1,10 @@
 //! HelloRetryRequest: the origin asks for a second ClientHello, which must name the same server.
 
 use std::io::{Read as _, Write as _};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::thread;
 
-use egress_lab::Process;
+use egress_lab::{Process, tools};
 
 use crate::clients::{openssl_command, openssl_get, python_script};
 use crate::half_close::{HELLO, accept, listen};
@@ -21,7 +21,7 @@ const RETRY_REQUEST: &str = "\
 fn a_real_retry_goes_through() {
     let world = World::new();
     let certificate = world.authority.issue(RAW.name).unwrap();
-    let mut server = Command::new("openssl");
+    let mut server = tools::locate("openssl").unwrap().command();
     server
         .args(["s_server", "-accept", &format!("{}:443", RAW.v4), "-cert"])
         .arg(&certificate.certificate)

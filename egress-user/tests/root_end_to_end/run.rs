@@ -6,14 +6,16 @@ mod judged;
 mod lifetime;
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-use egress_lab::deployment::without_settings;
-use egress_lab::{Authority, Cgroup, Lab, Names, Origins, Wire, tools};
+use egress_lab::{Authority, Cgroup, Lab, Names, Origins, Wire, process, tools};
 
+use crate::clients::CURL;
 use crate::world::{EN, IBM, egress};
+
+/// Where pins are as a rule.
+const BPF_FS: &str = "/sys/fs/bpf";
 
 /// A host with origins in reach, on which commands are run.
 struct Machine {
@@ -24,6 +26,8 @@ struct Machine {
     wire: Wire,
     authority: Authority,
     program: PathBuf,
+    /// What was pinned before, by whoever has programs of ours on this machine.
+    pins: Vec<PathBuf>,
     lab: Lab,
 }
 
@@ -33,8 +37,7 @@ impl Machine {
         let authority = Authority::new(lab.directory()).unwrap();
         // A place that every user may read, wherever the workspace is.
         let program = lab.directory().join("egress");
-        fs::copy(egress(), &program).unwrap();
-        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+        process::copy_program(egress(), &program).unwrap();
         Machine {
             origins: Origins::start(&lab, &authority, &[EN, IBM]).unwrap(),
             names: Names::start(&lab, &[(EN.name, EN.addresses())]).unwrap(),
@@ -42,13 +45,14 @@ impl Machine {
             wire: Wire::watch(&lab, &lab.app).unwrap(),
             authority,
             program,
+            pins: pins(Path::new(BPF_FS)),
             lab,
         }
     }
 
     /// `egress run OPTIONS --`, which still lacks its command.
     fn run(&self, options: &[&str]) -> Command {
-        let mut command = Command::new(&self.program);
+        let mut command = process::command(&self.program);
         command.arg("run").args(options).arg("--");
         self.place(&mut command);
         command
@@ -57,11 +61,7 @@ impl Machine {
     fn place(&self, command: &mut Command) {
         self.lab.app.namespace.enter(command).unwrap();
         self.cgroup.enter(command).unwrap();
-        without_settings(command);
-        command
-            .env_remove("SUDO_UID")
-            .env_remove("SUDO_GID")
-            .stdin(Stdio::null());
+        command.stdin(Stdio::null());
     }
 
     fn run_shell(&self, options: &[&str], script: &str) -> Output {
@@ -75,7 +75,8 @@ impl Machine {
     fn run_curl(&self, options: &[&str], name: &str, address: &str) -> Output {
         self.run(options)
             .arg(tools::locate("curl").unwrap().path)
-            .args(["--silent", "--show-error", "--noproxy", "*", "--cacert"])
+            .args(CURL)
+            .arg("--cacert")
             .arg(self.authority.certificate())
             .args(["--resolve", &format!("{name}:443:{address}")])
             .arg(format!("https://{name}/"))
@@ -84,8 +85,10 @@ impl Machine {
     }
 
     fn assert_nothing_is_left(&self) {
-        let (below, pins) = (self.cgroup.below(), pins(Path::new("/sys/fs/bpf")));
+        let below = self.cgroup.below();
         assert!(below.is_empty(), "{below:?}");
+        let mut pins = pins(Path::new(BPF_FS));
+        pins.retain(|pin| !self.pins.contains(pin));
         assert!(pins.is_empty(), "{pins:?}");
         let processes = self.cgroup.processes();
         assert!(processes.is_empty(), "{processes:?}");

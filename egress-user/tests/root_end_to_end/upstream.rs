@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, TcpStream};
 use std::os::unix::fs::PermissionsExt as _;
 use std::process::Command;
 
-use egress_lab::{Process, tools, wait};
+use egress_lab::{Process, lab, tools, wait};
 
 use crate::clients::{INTERNAL_ERROR, UNRECOGNIZED_NAME, curl};
 use crate::world::{DOWN, EN, LOOPBACK, Wish, World};
@@ -18,7 +18,7 @@ const SOCKS: &str = "socks5: \"203.0.113.200:1080\"";
 
 /// A world whose gateway goes by the proxy, with this user and password.
 fn world(proxy: &str, credentials: &str) -> World {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = lab::scratch().unwrap();
     let file = directory.path().join("proxy-user");
     fs::write(&file, credentials).unwrap();
     fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();

@@ -82,6 +82,7 @@ impl Application<'_> {
         let mut curl = egress_lab::tools::locate("curl")?.command();
         self.capture(&mut curl)?;
         curl.args([
+            "--disable",
             "--silent",
             "--show-error",
             "--noproxy",
