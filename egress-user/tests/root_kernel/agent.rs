@@ -2,10 +2,10 @@
 
 use std::io::{self, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, TcpStream, UdpSocket};
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::sync::{Arc, Mutex};
 
-use egress_lab::{Namespace, wait};
+use egress_lab::{Namespace, process, wait};
 use egress_user::agent::capture::CaptureOptions;
 use egress_user::cgroup::Cgroup2;
 use egress_user::netns::{
@@ -85,8 +85,8 @@ fn cookies_tell_namespaces_apart() {
     assert_eq!(cookie(&a), cookie(&a));
     assert_eq!(cookie_of_current().unwrap(), here, "this thread stayed");
 
-    let mut command = Command::new("sleep");
-    command.arg("60");
+    let mut command = process::command("sleep");
+    command.arg("600");
     a.enter(&mut command).unwrap();
     let mut process = command.spawn().unwrap();
     let netns = Netns::of_process(process.id()).unwrap();
@@ -145,8 +145,8 @@ fn a_cgroup_is_made_filled_killed_and_removed() {
     let path = cgroup2.path_of(cgroup.id()).unwrap();
     assert!(path.ends_with(&name), "{path}");
 
-    let mut process = Command::new("sleep")
-        .arg("60")
+    let mut process = process::command("sleep")
+        .arg("600")
         .stdin(Stdio::null())
         .spawn()
         .unwrap();

@@ -7,11 +7,11 @@ use std::io::{self, BufRead as _, BufReader, Write as _};
 use std::mem::MaybeUninit;
 use std::net::{SocketAddr, TcpListener};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
-use std::time::Duration;
 
-use egress_lab::wait;
+use egress_lab::{process, wait};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::net::{SendFlags, connect_unspec};
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use serde::{Deserialize, Serialize};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
@@ -21,8 +21,6 @@ use crate::craft::Craft;
 const SCRIPT: &str = "EGRESS_TEST_CLIENT";
 /// Tells the client's own lines from those of the test harness around it.
 pub(crate) const MARK: &str = "@@";
-/// A blocked connect or receive ends as an error instead of hanging the test.
-const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The command name of every client.
 pub(crate) const COMM: &CStr = c"egress-client";
@@ -150,7 +148,7 @@ impl Script {
 
     /// Starts a process that follows the script; `enter` says where.
     pub(crate) fn start(&self, enter: impl FnOnce(&mut Command)) -> Client {
-        let mut command = Command::new(env::current_exe().unwrap());
+        let mut command = process::command(env::current_exe().unwrap());
         command
             .args([
                 "client::client",
@@ -249,6 +247,9 @@ pub(crate) fn say(line: &str) {
 
 fn follow(script: &Script) -> Vec<Outcome> {
     rustix::thread::set_name(COMM).unwrap();
+    if script.steps.iter().any(Step::is_a_packet) {
+        stay_on_one_processor();
+    }
     if let Some(user) = script.user {
         drop_to(user);
     }
@@ -267,8 +268,9 @@ fn follow(script: &Script) -> Vec<Outcome> {
         Ok(socket) => socket,
         Err(error) => return vec![failure(error)],
     };
-    socket.set_write_timeout(Some(PATIENCE)).unwrap();
-    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    // A blocked connect or receive ends as an error instead of hanging the test.
+    socket.set_write_timeout(Some(wait::DEADLINE)).unwrap();
+    socket.set_read_timeout(Some(wait::DEADLINE)).unwrap();
     let outcome = |step: &Step| take(&socket, step).unwrap_or_else(failure);
     script.steps.iter().map(outcome).collect()
 }
@@ -327,6 +329,27 @@ fn take(socket: &Socket, step: &Step) -> io::Result<Outcome> {
         }
     }
     Ok(Outcome::Done)
+}
+
+impl Step {
+    /// Whether a packet leaves that nobody answers, so that only its place among others tells whether
+    /// it was held up.
+    fn is_a_packet(&self) -> bool {
+        matches!(
+            self,
+            Step::Craft(_) | Step::Ping(..) | Step::Send | Step::SendTo(_)
+        )
+    }
+}
+
+/// The same one for every client: of what two processors send each has a queue of its own on the
+/// wire, and what was sent later may arrive sooner.
+fn stay_on_one_processor() {
+    let all = sched_getaffinity(None).unwrap();
+    let first = (0..CpuSet::MAX_CPU).find(|cpu| all.is_set(*cpu)).unwrap();
+    let mut one = CpuSet::new();
+    one.set(first);
+    sched_setaffinity(None, &one).unwrap();
 }
 
 fn hammer(socket: &Socket, dst: SocketAddr) -> io::Result<()> {

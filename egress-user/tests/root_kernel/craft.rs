@@ -4,7 +4,6 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsRawFd as _;
-use std::time::Duration;
 
 use egress_lab::{Namespace, wait};
 use serde::{Deserialize, Serialize};
@@ -311,7 +310,7 @@ impl Tap {
 
     fn frames(&self, last: &str) -> Vec<Vec<u8>> {
         let mut frames = Vec::new();
-        wait::until_within(Duration::from_secs(10), last, || {
+        wait::until(last, || {
             let mut buffer = [MaybeUninit::<u8>::uninit(); 2048];
             let read = self.socket.recv(&mut buffer).ok()?;
             // SAFETY: as many bytes as were read are initialised.

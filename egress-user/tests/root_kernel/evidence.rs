@@ -1,10 +1,10 @@
 //! What the programs tell of those who were refused.
 
 use std::net::SocketAddr;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use egress_common::EVENTS_PER_WINDOW;
-use egress_lab::Cgroup;
+use egress_lab::{Cgroup, wait};
 use egress_user::agent::capture::{Events, KernelEvent};
 
 use crate::client::{COMM, Outcome, Script, Step, TCP, UDP};
@@ -128,8 +128,7 @@ fn events_can_be_waited_for() {
     let script = Script::connect("192.0.2.1:443").protocol(UDP);
     assert_eq!(world.run(&script), [Outcome::REFUSED]);
     assert_eq!(world.run(&script), [Outcome::REFUSED]);
-    let waited =
-        runtime.block_on(async { tokio::time::timeout(Duration::from_secs(10), waiting).await });
+    let waited = runtime.block_on(async { tokio::time::timeout(wait::DEADLINE, waiting).await });
     let [first, second] = waited.unwrap().unwrap();
     assert_eq!(first.reason, "refuse_udp");
     assert_ne!(first.process, second.process);

@@ -5,20 +5,19 @@ use std::fs;
 use std::io::{self, BufRead as _, BufReader};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use egress_lab::{BpfFs, Cgroup, wait};
+use egress_lab::{BpfFs, Cgroup, lab, process, wait};
 use egress_user::agent::capture::{Capture, CaptureError, CaptureOptions, Scope, cleanup};
 use egress_user::cgroup::Cgroup2;
 use egress_user::netns::{Netns, cookie_of_current};
 use rustix::process::{Pid, Signal, kill_process};
 use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities};
 use serde::{Deserialize, Serialize};
-use tempfile::TempDir;
 
 use crate::client::{MARK, Outcome, Script, Step, TCP, say};
 use crate::world::{CAPTURED_PORT, Place, World, attached, attached_programs, options};
@@ -211,7 +210,7 @@ fn a_successor_takes_over_while_the_predecessor_lives() {
 #[test]
 fn pins_need_a_bpf_file_system() {
     let mut world = World::new();
-    let directory = TempDir::new().unwrap();
+    let directory = lab::scratch().unwrap();
     let error = world.capture.pin(&directory.path().join("egress"));
     assert!(
         matches!(error, Err(CaptureError::NotBpfFs { .. })),
@@ -360,7 +359,7 @@ struct Owner {
 
 impl Owner {
     fn start(order: &Order) -> Owner {
-        let mut process = Command::new(env::current_exe().unwrap())
+        let mut process = process::command(env::current_exe().unwrap())
             .args([
                 "lifetime::owner",
                 "--exact",

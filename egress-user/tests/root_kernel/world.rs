@@ -5,7 +5,6 @@ use std::io::{self, Read as _};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::path::Path;
-use std::time::Duration;
 
 use egress_lab::{Cgroup, Namespace, wait};
 use egress_user::addr::ClientAddr;
@@ -25,8 +24,8 @@ pub(crate) const ORIGIN_V6: &str = "2001:db8::1";
 pub(crate) const WORKLOAD_V4: &str = "192.0.2.2";
 pub(crate) const WORKLOAD_V6: &str = "2001:db8::2";
 
-/// How long a read may take before the test fails instead of hanging.
-const PATIENCE: Duration = Duration::from_secs(10);
+const ORIGIN_MAC: &str = "02:00:00:00:00:01";
+const WORKLOAD_MAC: &str = "02:00:00:00:00:02";
 
 pub(crate) fn options() -> CaptureOptions {
     CaptureOptions {
@@ -64,7 +63,8 @@ impl Place {
         let outside = Namespace::new().unwrap();
         outside
             .ip(&format!(
-                "link add eth0 type veth peer name eth0 netns {}\n\
+                "link add eth0 address {ORIGIN_MAC} type veth \
+                 peer name eth0 address {WORKLOAD_MAC} netns {}\n\
                  addr add {ORIGIN_V4}/24 dev eth0\n\
                  addr add {ORIGIN_V6}/64 dev eth0 nodad\n\
                  link set eth0 up\n",
@@ -78,6 +78,17 @@ impl Place {
                  link set eth0 up\n"
             ))
             .unwrap();
+        // Who is at the other end is known: what waited for an answer about that would be overtaken by
+        // frames, which do not ask. The kernel may have learnt it by itself already.
+        for (namespace, mac, addresses) in [
+            (&workload, ORIGIN_MAC, [ORIGIN_V4, ORIGIN_V6]),
+            (&outside, WORKLOAD_MAC, [WORKLOAD_V4, WORKLOAD_V6]),
+        ] {
+            for address in addresses {
+                let neighbour = format!("neigh replace {address} lladdr {mac} dev eth0\n");
+                namespace.ip(&neighbour).unwrap();
+            }
+        }
         let netns = Netns::at(workload.path()).unwrap();
         let (cookie, agent) = netns
             .on_thread(|| {
@@ -206,7 +217,7 @@ impl Origin {
         let tcp = tcp.collect();
         let udp = addresses.iter().map(|addr| {
             let socket = namespace.udp(*addr).unwrap();
-            socket.set_read_timeout(Some(PATIENCE)).unwrap();
+            socket.set_read_timeout(Some(wait::DEADLINE)).unwrap();
             socket
         });
         let udp = udp.collect();
@@ -248,7 +259,7 @@ impl Origin {
 }
 
 fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
-    wait::until_within(PATIENCE, "somebody connects", || listener.accept().ok()).unwrap()
+    wait::until("somebody connects", || listener.accept().ok()).unwrap()
 }
 
 /// One captured place: what most tests need.
@@ -315,7 +326,7 @@ impl World {
 /// What the client sent, up to the end of the stream.
 pub(crate) fn read_all(mut stream: TcpStream) -> Vec<u8> {
     stream.set_nonblocking(false).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.set_read_timeout(Some(wait::DEADLINE)).unwrap();
     let mut bytes = Vec::new();
     stream.read_to_end(&mut bytes).unwrap();
     bytes
