@@ -4,7 +4,7 @@
 use std::fs;
 
 use egress_lab::deployment::{ADMIN, TUNNEL_PORT};
-use egress_lab::{Process, http, tools};
+use egress_lab::{Process, http, tools, wait};
 
 use crate::clients::curl;
 use crate::world::{EN, Wish, World};
@@ -38,12 +38,16 @@ fn descriptors_that_strangers_hold_are_not_missed() {
     for _ in 0..5 {
         curl(&world, EN.name, EN.v4.into()).assert_page_of(EN.name);
     }
-    let metrics = http::get(&world.lab.gateway.namespace, ADMIN, "/metrics").unwrap();
-    let crowded = metrics.body.lines().find_map(|line| {
-        let count = line.strip_prefix("egress_tunnels_total{event=\"crowded\"} ")?;
-        count.parse::<u32>().ok()
-    });
-    assert!(crowded.is_some_and(|count| count > 300), "{}", metrics.body);
+    // Those that wait in the queue are not turned away yet.
+    wait::until("the strangers are turned away", || {
+        let metrics = http::get(&world.lab.gateway.namespace, ADMIN, "/metrics").unwrap();
+        let crowded = metrics.body.lines().find_map(|line| {
+            let count = line.strip_prefix("egress_tunnels_total{event=\"crowded\"} ")?;
+            count.parse::<u32>().ok()
+        });
+        (crowded? > 300).then_some(())
+    })
+    .unwrap();
     let log = world.deployment.gateway.output();
     assert!(!log.contains("cannot accept an agent"), "{log}");
     drop(strangers);
@@ -67,7 +71,11 @@ import select, socket, sys, time
 address, count, left = (sys.argv[1], 443), int(sys.argv[2]), int(sys.argv[3])
 held, poll = {}, select.poll()
 for _ in range(count):
-    connection = socket.create_connection(address)
+    try:
+        connection = socket.create_connection(address)
+    except ConnectionError:
+        # Turned away before it knew that it is connected.
+        continue
     held[connection.fileno()] = connection
     poll.register(connection, select.POLLRDHUP)
 while len(held) > left:
@@ -124,7 +132,11 @@ pieces = [message[at:at + 16000] for at in range(0, len(message), 16000)]
 hello = b''.join(b'\\x16\\x03\\x01' + struct.pack('>H', len(piece)) + piece for piece in pieces)
 held, poll = {}, select.poll()
 for _ in range(count):
-    connection = socket.create_connection(address)
+    try:
+        connection = socket.create_connection(address)
+    except ConnectionError:
+        # Turned away before it knew that it is connected.
+        continue
     try:
         connection.sendall(hello)
     except ConnectionError:

@@ -65,6 +65,8 @@ impl Scene {
             ..*wish
         });
         let others = others.iter().map(|port| start(&world, *port)).collect();
+        // The agent was there before them.
+        counted(&world, "live", gateways.len());
         let mut python = world.captured("python3");
         python
             .args(["-c", LOAD, EN.name, &EN.v4.to_string()])
@@ -100,12 +102,7 @@ impl Scene {
 
     /// Waits until the agent counts so many gateways in a state.
     fn counted(&self, state: &str, count: usize) {
-        let line = format!("egress_gateways{{state=\"{state}\"}} {count}");
-        wait::until(&line, || {
-            let metrics = http::get(&self.world.lab.node.namespace, ADMIN, "/metrics").ok()?;
-            metrics.body.lines().any(|own| own == line).then_some(())
-        })
-        .unwrap();
+        counted(&self.world, state, count);
     }
 
     /// Whether the agent's metrics have a line that begins so.
@@ -128,6 +125,15 @@ impl Scene {
         let failed = failed.map(str::to_owned).collect();
         (failed, self.world.finish().agent)
     }
+}
+
+fn counted(world: &World, state: &str, count: usize) {
+    let line = format!("egress_gateways{{state=\"{state}\"}} {count}");
+    wait::until(&line, || {
+        let metrics = http::get(&world.lab.node.namespace, ADMIN, "/metrics").ok()?;
+        metrics.body.lines().any(|own| own == line).then_some(())
+    })
+    .unwrap();
 }
 
 fn start(world: &World, port: u16) -> Process {

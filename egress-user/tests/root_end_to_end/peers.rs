@@ -22,6 +22,9 @@ pub(crate) const PORT: u16 = 9443;
 /// Where the peer finds the stream once its TLS is off.
 const INNER: &str = "127.0.0.1:10443";
 
+/// The port of [`INNER`].
+const INNER_PORT: u16 = 10443;
+
 /// Who takes the agent's connections.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Peer {
@@ -80,6 +83,7 @@ impl Peer {
             ],
         };
         let running = Running { processes };
+        running.listens(host, INNER_PORT);
         running.listens(host, PORT);
         running
     }
@@ -121,6 +125,9 @@ impl Stranger {
         let running = Running {
             processes: vec![process],
         };
+        if self != Stranger::Stunnel {
+            running.listens(host, INNER_PORT);
+        }
         running.listens(host, 443);
         running
     }

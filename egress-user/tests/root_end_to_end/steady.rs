@@ -18,7 +18,7 @@ context = ssl.create_default_context()
 
 def attempt():
     try:
-        with socket.create_connection((address, 443), timeout=30) as plain:
+        with socket.create_connection((address, 443), timeout=60) as plain:
             context.wrap_socket(plain, server_hostname=name)
         return "let through"
     except (ssl.SSLEOFError, ssl.SSLZeroReturnError): return "lost"

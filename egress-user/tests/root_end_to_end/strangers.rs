@@ -8,7 +8,7 @@ use std::thread;
 use egress_lab::Process;
 use egress_lab::deployment::{Record, TUNNEL_PORT};
 
-use crate::clients::{ACCESS_DENIED, Answer, curl, python_script, run};
+use crate::clients::{ACCESS_DENIED, Answer, CURL, curl, python_script, run};
 use crate::half_close::{HELLO, accept, listen};
 use crate::peers::{Header, PORT, Peer, Stranger};
 use crate::world::{EN, IBM, RAW, Wish, World};
@@ -37,7 +37,8 @@ fn world(gateway: &[&str]) -> World {
 /// curl on the node, through the stranger that listens there.
 fn curl_through(world: &World, name: &str) -> Answer {
     let mut curl = world.lab.node.namespace.command("curl").unwrap();
-    curl.args(["--silent", "--show-error", "--noproxy", "*", "--cacert"])
+    curl.args(CURL)
+        .arg("--cacert")
         .arg(world.authority.certificate())
         .args(["--resolve", &format!("{name}:443:127.0.0.1")])
         .arg(format!("https://{name}/"));
@@ -216,10 +217,13 @@ fn a_stranger_that_leaves_in_the_handshake_is_no_refusal() {
     let world = world(TAKEN);
     let gateway = SocketAddr::new(world.lab.gateway.v4.into(), TUNNEL_PORT);
     let node = &world.lab.node.namespace;
-    let went = node.run(|| TcpStream::connect(gateway).map(drop));
-    went.unwrap().unwrap();
-    let [record] = finish(world);
-    assert_outcome(&record, "closed", "handshake_broken_off");
+    let went = node.run(|| TcpStream::connect(gateway)?.local_addr());
+    let client = went.unwrap().unwrap().to_string();
+    let records = world.finish();
+    assert_eq!((records.agent, records.gateway), (vec![], vec![]));
+    let mut left = records.left.iter();
+    let record = left.find(|record| record.text("client") == client);
+    assert_outcome(record.unwrap(), "closed", "handshake_broken_off");
 }
 
 /// An inner session over the pipes of `openssl s_client`.

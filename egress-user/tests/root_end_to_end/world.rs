@@ -129,6 +129,9 @@ pub(crate) struct Records {
     pub(crate) agent: Vec<Record>,
     pub(crate) kernel: Vec<Record>,
     pub(crate) gateway: Vec<Record>,
+    /// The gateway's, of those who left in the handshake. An agent that ends may be one of them: it
+    /// gives up the tunnel that it is about to warm.
+    pub(crate) left: Vec<Record>,
 }
 
 impl World {
@@ -234,10 +237,13 @@ impl World {
         let (kernel, agent) = node
             .into_iter()
             .partition(|record| record.text("hop") == "kernel");
+        let gateway = self.deployment.records(Hop::Gateway).unwrap();
+        let (left, gateway) = gateway.into_iter().partition(is_left);
         Records {
             agent,
             kernel,
-            gateway: self.deployment.records(Hop::Gateway).unwrap(),
+            gateway,
+            left,
         }
     }
 }
@@ -268,6 +274,11 @@ impl Records {
         };
         agent
     }
+}
+
+/// Of somebody who left in the handshake.
+pub(crate) fn is_left(record: &Record) -> bool {
+    record.text("reason") == "handshake_broken_off"
 }
 
 /// TCP and UDP that has left a host.
