@@ -8,6 +8,7 @@ use std::path::Path;
 use anyhow::Context as _;
 use tempfile::NamedTempFile;
 
+use crate::lab;
 use crate::mounts::{self, What};
 
 /// A file in the place of `/etc/hosts`. Only the thread that made it sees it, with the processes that
@@ -64,7 +65,7 @@ struct Over {
 impl Over {
     fn mount(place: &'static str) -> anyhow::Result<Over> {
         let over = Over {
-            file: NamedTempFile::new().context("cannot make a file")?,
+            file: NamedTempFile::new_in(lab::TEMPORARY).context("cannot make a file")?,
             place: Path::new(place),
         };
         mounts::separate()?;

@@ -9,8 +9,8 @@
 use std::fs;
 use std::net::TcpListener;
 use std::path::Path;
-use std::process::Command;
 
+use egress_lab::process;
 use rcgen::{CertificateParams, ExtendedKeyUsagePurpose, Issuer, KeyPair, SanType};
 use tempfile::TempDir;
 
@@ -37,11 +37,7 @@ fn files() -> TempDir {
 
 /// What the program writes to standard error, and its exit code.
 fn egress(dir: &Path, arguments: &str) -> (String, i32) {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_egress"));
-    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("EGRESS_")) {
-        command.env_remove(name);
-    }
-    command.env_remove("SPIFFE_ENDPOINT_SOCKET");
+    let mut command = process::command(env!("CARGO_BIN_EXE_egress"));
     // Only what is wrong.
     command.env("EGRESS_TRACE", "error");
     let output = command.current_dir(dir).args(arguments.split_whitespace());

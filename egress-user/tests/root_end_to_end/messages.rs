@@ -4,8 +4,7 @@ use std::fs;
 use std::os::unix::process::CommandExt as _;
 use std::process::{Command, Output};
 
-use egress_lab::deployment::without_settings;
-use egress_lab::{Cgroup, Namespace};
+use egress_lab::{Cgroup, Namespace, process};
 
 use crate::world::egress;
 
@@ -14,7 +13,6 @@ const HIDDEN: &str = "the cgroup v2 hierarchy cannot be seen from here, as under
                       instead";
 
 fn said(mut command: Command) -> (String, Output) {
-    without_settings(&mut command);
     let output = command.output().unwrap();
     let said = [&*output.stdout, &*output.stderr].concat();
     (String::from_utf8(said).unwrap(), output)
@@ -52,7 +50,7 @@ fn the_check_of_an_agent_that_cannot_see_cgroups() {
     let dir = tempfile::tempdir().unwrap();
     let pki = dir.path().join("pki");
     let (said_of_pki, output) = {
-        let mut command = Command::new(egress());
+        let mut command = process::command(egress());
         command.args(["pki", "init"]).arg(&pki);
         said(command)
     };
@@ -86,7 +84,7 @@ fn the_check_of_an_agent_that_cannot_see_cgroups() {
 fn namespaces_that_are_none() {
     let cgroup = Cgroup::new().unwrap();
     let start = |namespace: &str| {
-        let mut command = Command::new(egress());
+        let mut command = process::command(egress());
         command.args(["selftest", "--cgroup"]).arg(cgroup.path());
         command.args(["--netns", namespace]).current_dir("/");
         said(command).0
@@ -104,7 +102,7 @@ fn namespaces_that_are_none() {
 
 #[test]
 fn the_self_test_without_root() {
-    let mut command = Command::new(egress());
+    let mut command = process::command(egress());
     command
         .arg("selftest")
         .uid(65534)

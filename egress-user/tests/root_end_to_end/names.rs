@@ -1,10 +1,9 @@
 //! Gateways that the agent knows by names, and what becomes of it when names lead elsewhere.
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::process::Command;
 
-use egress_lab::deployment::{ADMIN, Hop, TUNNEL_PORT, without_settings};
-use egress_lab::{Hosts, Lab, Names, ResolvConf, http, wait};
+use egress_lab::deployment::{ADMIN, Hop, TUNNEL_PORT};
+use egress_lab::{Hosts, Lab, Names, ResolvConf, http, process, wait};
 use rustix::process::Signal;
 
 use crate::clients::curl;
@@ -152,9 +151,8 @@ fn search_domains_are_appended() {
     let (first, second) = (at("A gateway.b.test"), at("A gateway.a.test"));
     assert!(first.is_some() && first < second, "{queries:?}");
 
-    let mut check = Command::new(egress());
+    let mut check = process::command(egress());
     world.lab.node.namespace.enter(&mut check).unwrap();
-    without_settings(&mut check);
     let file = world.lab.directory().join("egress/agent.yaml");
     let output = check
         .args(["agent", "--check", "--config"])
