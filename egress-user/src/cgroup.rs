@@ -135,9 +135,14 @@ impl Cgroup2 {
     }
 
     /// The path of the cgroup with this id below the mount point, starting with `/`; `None` when
-    /// there is no such cgroup (any more). What is not UTF-8 in it becomes U+FFFD, so that nobody
-    /// hides from rules and records behind the name of a cgroup of their own making.
+    /// there is no such cgroup (any more). What is not UTF-8 in it, or a control character, becomes
+    /// U+FFFD, so that nobody hides from rules and records behind the name of a cgroup of their own
+    /// making, and every such name can be told to the gateway.
     pub fn path_of(&self, id: u64) -> Option<String> {
+        path_below(&self.mount, &self.directory_of(id)?)
+    }
+
+    fn directory_of(&self, id: u64) -> Option<PathBuf> {
         let path = match self.open_by_id(id) {
             Ok(directory) => {
                 fs::read_link(format!("/proc/self/fd/{}", directory.as_raw_fd())).ok()?
@@ -150,17 +155,13 @@ impl Cgroup2 {
         };
         // The kernel says "name (deleted)" of a cgroup that went just now.
         let is_there = fs::metadata(&path).is_ok_and(|metadata| metadata.ino() == id);
-        is_there.then(|| path_below(&self.mount, &path))?
+        is_there.then_some(path)
     }
 
     /// Whether the cgroup with this id is the one at `path`, or below it.
     pub fn is_below(&self, id: u64, path: &Path) -> bool {
-        let found = self.path_of(id);
-        found.is_some_and(|found| {
-            self.mount
-                .join(found.trim_start_matches('/'))
-                .starts_with(path)
-        })
+        let found = self.directory_of(id);
+        found.is_some_and(|found| found.starts_with(path))
     }
 
     /// Of a [path](Self::path_of) the part that one owner's processes cannot leave: up to the topmost
@@ -330,7 +331,8 @@ fn up_to_the_first_open(path: &str, is_closed: impl Fn(&str) -> bool) -> &str {
 /// The path of a cgroup as records and rules have it.
 fn path_below(mount: &Path, path: &Path) -> Option<String> {
     let below = path.strip_prefix(mount).ok()?;
-    Some(format!("/{}", below.to_string_lossy()))
+    let below = below.to_string_lossy();
+    Some(format!("/{}", below.replace(char::is_control, "\u{fffd}")))
 }
 
 fn io_error(verb: &'static str, path: &Path) -> impl FnOnce(io::Error) -> CgroupError {

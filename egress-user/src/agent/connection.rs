@@ -21,7 +21,7 @@ use crate::record::{ClosedBy, Hop, Pending};
 use crate::refusal::{Class, Refusal};
 use crate::relay::{self, Carried, End, RelayError, Session};
 use crate::tunnel::frame::{Opened, ResetCode};
-use crate::tunnel::header::OpenHeader;
+use crate::tunnel::header::{OpenHeader, portable};
 use crate::tunnel::raw::Protocol;
 use crate::tunnel::stream::{Answer, TunnelError};
 
@@ -166,7 +166,7 @@ fn open_header(
         server_name: admitted.name().to_string(),
         connection_id: record.connection,
         policy: policy.digest().to_bytes(),
-        workload: record.workload.clone(),
+        workload: portable(record.workload.clone()),
         process: record.process.clone(),
     }
 }

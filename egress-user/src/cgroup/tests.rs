@@ -19,7 +19,7 @@ fn mount_point_is_found_among_others() {
 }
 
 #[test]
-fn a_path_that_is_not_utf8_stays_below_its_parents() {
+fn a_path_of_odd_names_stays_below_its_parents() {
     let path = |bytes: &[u8]| {
         let path = Path::new(OsStr::from_bytes(bytes));
         path_below(Path::new("/sys/fs/cgroup"), path)
@@ -27,6 +27,10 @@ fn a_path_that_is_not_utf8_stays_below_its_parents() {
     assert_eq!(
         path(b"/sys/fs/cgroup/jobs/\xff\xfe/a").as_deref(),
         Some("/jobs/\u{fffd}\u{fffd}/a")
+    );
+    assert_eq!(
+        path(b"/sys/fs/cgroup/jobs/\x01\n\xc2\x85").as_deref(),
+        Some("/jobs/\u{fffd}\u{fffd}\u{fffd}")
     );
     assert_eq!(path(b"/sys/fs/cgroup").as_deref(), Some("/"));
     assert_eq!(path(b"/sys/fs/cgroups/jobs"), None);

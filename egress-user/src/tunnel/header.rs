@@ -156,7 +156,7 @@ impl Field {
     ///
     /// Names of Kubernetes are at most 253 bytes (RFC 1123 subdomains), as are server names. A
     /// command name is at most 15 bytes in the kernel, each of which becomes up to three when it is
-    /// decoded lossily.
+    /// decoded lossily. The path of a cgroup gets what an OPEN has left; a pod's takes about 200.
     const fn max_len(self) -> usize {
         match self {
             Field::ServerName
@@ -164,7 +164,7 @@ impl Field {
             | Field::Pod
             | Field::ServiceAccount
             | Field::Container => 253,
-            Field::Cgroup => 512,
+            Field::Cgroup => 1024,
             Field::Labels => MAX_LABELS_LEN,
             Field::Uid => 4,
             Field::ConnectionId => 16,
@@ -302,6 +302,14 @@ fn check_server_name(name: &str) -> Result<&str, HeaderError> {
     canonical
         .then_some(name)
         .ok_or(HeaderError::Invalid(Field::ServerName))
+}
+
+/// A workload as an OPEN can carry it. A cgroup of which the path is too long is one that is not
+/// known, which rules hold against the workload.
+pub fn portable(mut workload: Workload) -> Workload {
+    let fits = |path: &String| path.len() <= Field::Cgroup.max_len();
+    workload.cgroup = workload.cgroup.filter(fits);
+    workload
 }
 
 /// Whether an OPEN can carry labels: not too many, not too long, and as texts are.

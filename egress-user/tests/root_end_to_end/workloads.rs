@@ -1,5 +1,7 @@
 //! What the agent's configuration says of cgroups is what rules ask about, at both hops.
 
+use egress_lab::deployment::Record;
+
 use crate::clients::{ACCESS_DENIED, Answer, curl_command, run};
 use crate::world::{DE, EN, WIKIPEDIA, Wish, World};
 
@@ -62,6 +64,36 @@ fn labels_decide_at_the_agent_and_travel_to_the_gateway() {
     assert_eq!(backup.at("/workload/labels/app").unwrap(), "backup");
     assert_eq!(backup.at("/workload/service_account").unwrap(), "backup");
     assert_eq!(other.at("/workload/labels"), None);
+}
+
+/// Of names that nobody would give, and of paths that no header has room for.
+#[test]
+fn cgroups_of_any_name_are_served() {
+    let world = World::new();
+    let deep = [&*"d".repeat(200); 6].join("/");
+    std::fs::create_dir_all(world.cgroup.path().join(&deep)).unwrap();
+    let long = [&*"l".repeat(200); 4].join("/");
+    std::fs::create_dir_all(world.cgroup.path().join(&long)).unwrap();
+    for cgroup in [&deep, &long, "odd\u{1}\u{85}name"] {
+        fetch(&world, cgroup, EN).assert_page_of(EN.name);
+    }
+
+    let records = world.finish();
+    let cgroups = |records: &[Record]| {
+        let cgroups = records.iter().map(|record| {
+            assert_eq!(record.text("verdict"), "allowed", "{record}");
+            record.at("/workload/cgroup")?.as_str().map(str::to_owned)
+        });
+        cgroups.collect::<Vec<_>>()
+    };
+    let [at_deep, at_long, odd] = &cgroups(&records.agent)[..] else {
+        panic!("three records, not {:?}", records.agent);
+    };
+    assert!(at_deep.as_ref().unwrap().ends_with(&deep));
+    assert!(odd.as_ref().unwrap().ends_with("/odd\u{fffd}\u{fffd}name"));
+    // What the gateway does not know is held against the workload there.
+    let told = [None, at_long.clone(), odd.clone()];
+    assert_eq!(cgroups(&records.gateway), told);
 }
 
 #[test]

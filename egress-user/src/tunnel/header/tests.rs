@@ -122,7 +122,7 @@ fn a_header_at_every_limit_fits_an_open_frame() {
             pod: name(253),
             service_account: name(253),
             container: name(253),
-            cgroup: name(512),
+            cgroup: name(1024),
             uid: Some(u32::MAX),
             labels: Some(labels(&[
                 (&"k".repeat(1000), &"v".repeat(255)),
@@ -200,7 +200,7 @@ fn what_would_not_be_taken_is_not_written() {
             HeaderError::TooLong(Field::Namespace),
         ),
         (
-            |h| h.workload.cgroup = Some("/".repeat(513)),
+            |h| h.workload.cgroup = Some("/".repeat(1025)),
             HeaderError::TooLong(Field::Cgroup),
         ),
         (
@@ -434,7 +434,7 @@ prop_compose! {
         pod in any_name(253),
         service_account in any_name(253),
         container in any_name(253),
-        cgroup in any_name(512),
+        cgroup in any_name(1024),
         uid: Option<u32>,
         labels in prop::option::of(prop::collection::btree_map("[^\\p{Cc}]{1,9}", "[^\\p{Cc}]{0,9}", 0..9)),
     ) -> Workload {
