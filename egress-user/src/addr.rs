@@ -1,7 +1,7 @@
 //! Addresses by the part they play; no function across a room takes a bare [`SocketAddr`].
 
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 macro_rules! address {
     ($(#[$doc:meta])* $name:ident) => {
@@ -58,6 +58,15 @@ address! {
 address! {
     /// An origin address that was resolved and checked; the one that is dialled.
     OriginAddr
+}
+
+/// What stands for the host at an address: the address, or of IPv6 its network of 64 bits, all of which
+/// one host may have (RFC 4291 §2.5.1).
+pub fn host_of(ip: IpAddr) -> IpAddr {
+    match ip.to_canonical() {
+        IpAddr::V4(ip) => ip.into(),
+        IpAddr::V6(ip) => Ipv6Addr::from_bits(ip.to_bits() & !u128::from(u64::MAX)).into(),
+    }
 }
 
 #[cfg(test)]

@@ -5,7 +5,9 @@
 //! record that is dropped unfinished is still written, as `failed`.
 
 mod kernel;
+mod log_file;
 mod metrics;
+mod sampling;
 mod sink;
 mod tally;
 mod text;
@@ -198,8 +200,8 @@ pub struct Record {
     /// Kernel: the transport protocol, by name or number.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub protocol: Option<Cow<'static, str>>,
-    /// Kernel: how many refusals of the same cgroup were counted and not recorded since the last
-    /// one that was.
+    /// How many refusals of the same workload, or kernel: of the same cgroup, were counted and not
+    /// recorded since the last one that was.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub withheld: Option<u32>,
     /// Protocols offered in the ClientHello (ALPN).

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde::Serialize;
 
 /// The workload that a connection belongs to. What is not known is absent.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize)]
 pub struct Workload {
     /// Kubernetes namespace.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -32,7 +32,7 @@ pub struct Workload {
 }
 
 /// Labels, by their keys. Cheap to clone, since every connection of a workload has them.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize)]
 pub struct Labels(Arc<BTreeMap<String, String>>);
 
 impl Labels {

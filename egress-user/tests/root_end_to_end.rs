@@ -44,6 +44,8 @@ mod gateways;
 mod half_close;
 #[path = "root_end_to_end/identity.rs"]
 mod identity;
+#[path = "root_end_to_end/log.rs"]
+mod log;
 #[path = "root_end_to_end/messages.rs"]
 mod messages;
 #[path = "root_end_to_end/names.rs"]

@@ -1,10 +1,10 @@
 //! Who is at the door: connections that have not said yet who they are. Nobody may fill it.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::addr::AgentAddr;
+use crate::addr::{AgentAddr, host_of};
 
 /// One source may have this part of the unfinished handshakes. Agents may share an address, and come
 /// back all at once.
@@ -33,7 +33,7 @@ impl Door {
 
     /// Lets a connection wait there until the result is dropped; none when there is no room.
     pub(super) fn enter(self: &Arc<Self>, from: AgentAddr) -> Option<AtDoor> {
-        let source = source(from.ip());
+        let source = host_of(from.ip());
         let mut waiting = self.lock();
         let of_source = waiting.by_source.get(&source).copied().unwrap_or_default();
         if waiting.all >= self.room || of_source >= self.room.div_ceil(PART) {
@@ -67,14 +67,6 @@ impl Drop for AtDoor {
             0 | 1 => waiting.by_source.remove(&self.source),
             more => waiting.by_source.insert(self.source, more - 1),
         };
-    }
-}
-
-/// A host has a whole IPv6 network of 64 bits to choose from (RFC 4291 §2.5.1).
-fn source(ip: IpAddr) -> IpAddr {
-    match ip.to_canonical() {
-        IpAddr::V4(ip) => ip.into(),
-        IpAddr::V6(ip) => Ipv6Addr::from_bits(ip.to_bits() & !u128::from(u64::MAX)).into(),
     }
 }
 

@@ -102,6 +102,7 @@ pub struct Metrics {
     unclaimed: Counter,
     stale_answers: Counter,
     records_lost: Counter,
+    records_withheld: Family<HopLabel, Counter>,
     policy: Family<PolicyLabels, Gauge>,
     policy_differs: Family<HopLabel, Counter>,
     reload_failed: Gauge,
@@ -123,6 +124,7 @@ impl Default for Metrics {
             unclaimed: Counter::default(),
             stale_answers: Counter::default(),
             records_lost: Counter::default(),
+            records_withheld: Family::default(),
             policy: Family::default(),
             policy_differs: Family::default(),
             reload_failed: Gauge::default(),
@@ -173,6 +175,11 @@ impl Default for Metrics {
             "records_lost",
             "Records that could not be written to the log",
             metrics.records_lost.clone(),
+        );
+        registry.register(
+            "records_withheld",
+            "Refusals of sources that had too many to record each, by hop",
+            metrics.records_withheld.clone(),
         );
         registry.register(
             "policy",
@@ -321,6 +328,10 @@ impl Metrics {
 
     pub(super) fn records_lost(&self, count: u64) {
         self.records_lost.inc_by(count);
+    }
+
+    pub(super) fn record_withheld(&self, hop: Hop) {
+        self.records_withheld.get_or_create(&hop_label(hop)).inc();
     }
 
     fn add_bytes(&self, hop: Hop, direction: &'static str, count: u64) {

@@ -1,13 +1,16 @@
 //! Where records go: one writer thread per process, metrics, and the tally of `egress run`.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, IsTerminal};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
+use std::time::Instant;
 
-use super::writer::{Printer, Writer};
+use super::log_file::LogFile;
+use super::sampling::Sampling;
+use super::writer::{Out, Printer, Writer};
 use super::{Metrics, Painter, Record, Tally};
 use crate::refusal::{Class, Refusal};
 
@@ -50,7 +53,7 @@ pub enum Target {
     Stdout,
     /// Standard error.
     Stderr,
-    /// A file that is appended to.
+    /// A file that is appended to, and made anew when somebody has put it away.
     File(PathBuf),
     /// Nowhere; metrics and the tally are kept all the same.
     Nowhere,
@@ -81,6 +84,7 @@ pub struct Recorder {
     metrics: Arc<Metrics>,
     tally: Option<Arc<Tally>>,
     writer: Option<Arc<Writer>>,
+    sampling: Arc<Sampling>,
 }
 
 impl Recorder {
@@ -90,6 +94,7 @@ impl Recorder {
             metrics,
             tally: None,
             writer: None,
+            sampling: Arc::default(),
         }
     }
 
@@ -101,19 +106,19 @@ impl Recorder {
     ) -> Result<Recorder, SinkError> {
         let mut recorder = Recorder::silent(metrics);
         // Unbuffered: the writer has its own lines in hand, and knows which of them are out.
-        let (out, terminal) = match target {
+        let (out, terminal): (Box<dyn Out>, bool) = match target {
             Target::Nowhere => return Ok(recorder),
             Target::Stdout => (
-                stream(&io::stdout(), "standard output")?,
+                Box::new(stream(&io::stdout(), "standard output")?),
                 io::stdout().is_terminal(),
             ),
             Target::Stderr => (
-                stream(&io::stderr(), "standard error")?,
+                Box::new(stream(&io::stderr(), "standard error")?),
                 io::stderr().is_terminal(),
             ),
-            Target::File(path) => (open_file(path)?, false),
+            Target::File(path) => (Box::new(open_file(path)?), false),
         };
-        let printer = Printer::new(Box::new(out), format, Painter::new(terminal));
+        let printer = Printer::new(out, format, Painter::new(terminal));
         recorder.writer = Some(Arc::new(Writer::start(printer, recorder.metrics.clone())));
         Ok(recorder)
     }
@@ -149,18 +154,32 @@ impl Recorder {
         }
     }
 
-    pub(super) fn write(&self, record: Box<Record>) {
+    /// Counts a record, and writes it unless its source has too many that got nowhere.
+    pub(super) fn write(&self, mut record: Box<Record>) {
         self.metrics.finished(&record);
-        self.hand_over(record);
+        match self.sampling.take(&record, Instant::now()) {
+            Some(withheld) => {
+                record.withheld = (withheld != 0).then_some(withheld);
+                self.hand_over(record);
+            }
+            None => {
+                self.metrics.record_withheld(record.hop);
+                self.summarise(&record);
+            }
+        }
     }
 
     /// To whoever reads records, without a word to the counters.
     pub(super) fn hand_over(&self, record: Box<Record>) {
-        if let Some(tally) = &self.tally {
-            tally.add(&record);
-        }
+        self.summarise(&record);
         if let Some(writer) = &self.writer {
             writer.push(record);
+        }
+    }
+
+    fn summarise(&self, record: &Record) {
+        if let Some(tally) = &self.tally {
+            tally.add(record);
         }
     }
 }
@@ -173,16 +192,11 @@ fn stream(fd: &impl AsFd, name: &str) -> Result<File, SinkError> {
     })
 }
 
-fn open_file(path: &Path) -> Result<File, SinkError> {
-    let file = OpenOptions::new()
-        .append(true)
-        .create(true)
-        .open(path)
-        .map_err(|source| SinkError {
-            path: path.to_owned(),
-            source,
-        })?;
-    Ok(file)
+fn open_file(path: &Path) -> Result<LogFile, SinkError> {
+    LogFile::open(path).map_err(|source| SinkError {
+        path: path.to_owned(),
+        source,
+    })
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! The thread that writes the log, so that no connection waits for a disk.
 
+use std::fs::File;
 use std::io::{self, Write};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
@@ -20,6 +21,22 @@ const BATCH: usize = 64 * 1024;
 
 /// How long the end of the process waits for a log that takes nothing.
 const PATIENCE: Duration = Duration::from_secs(3);
+
+/// What lines are written to.
+pub(super) trait Out: Write + Send {
+    /// Sees whether the lines have to go elsewhere from now on, and says so.
+    ///
+    /// # Errors
+    /// When they have to, and cannot.
+    fn follow(&mut self) -> io::Result<bool>;
+}
+
+/// A stream is what it is.
+impl Out for File {
+    fn follow(&mut self) -> io::Result<bool> {
+        Ok(false)
+    }
+}
 
 /// The way to the thread.
 pub(super) struct Writer {
@@ -95,7 +112,7 @@ impl Writer {
 
 /// Writes records as lines.
 pub(super) struct Printer {
-    out: Box<dyn Write + Send>,
+    out: Box<dyn Out>,
     format: LogFormat,
     painter: Painter,
     batch: Vec<u8>,
@@ -105,7 +122,7 @@ pub(super) struct Printer {
 }
 
 impl Printer {
-    pub(super) fn new(out: Box<dyn Write + Send>, format: LogFormat, painter: Painter) -> Printer {
+    pub(super) fn new(out: Box<dyn Out>, format: LogFormat, painter: Painter) -> Printer {
         Printer {
             out,
             format,
@@ -146,10 +163,15 @@ impl Printer {
     /// Writes the batch; gives how many of its lines are not whole in the log. That it cannot be
     /// written is said once, counted always.
     fn write(&mut self) -> u64 {
+        let followed = self.out.follow();
+        self.torn &= !matches!(followed, Ok(true));
         if self.torn {
             self.batch.insert(0, b'\n');
         }
-        let (written, result) = write_all(&mut self.out, &self.batch);
+        let (written, result) = match followed {
+            Ok(_) => write_all(&mut self.out, &self.batch),
+            Err(error) => (0, Err(error)),
+        };
         let (done, rest) = self.batch.split_at(written);
         let repair = usize::from(self.torn && written == 0);
         let lost = rest.iter().filter(|byte| **byte == b'\n').count() - repair;
@@ -183,7 +205,6 @@ fn write_all(out: &mut impl Write, bytes: &[u8]) -> (usize, io::Result<()>) {
 
 #[cfg(test)]
 mod tests {
-    use std::fs::File;
     use std::io::Read;
 
     use super::*;
@@ -219,6 +240,12 @@ mod tests {
 
         fn flush(&mut self) -> io::Result<()> {
             Ok(())
+        }
+    }
+
+    impl Out for Disk {
+        fn follow(&mut self) -> io::Result<bool> {
+            Ok(false)
         }
     }
 
