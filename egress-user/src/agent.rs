@@ -28,7 +28,7 @@ use crate::in_force::InForce;
 use crate::intake::Allowance;
 use crate::netns::{Listeners, NetnsCookie};
 use crate::record::Recorder;
-use capture::Flows;
+use capture::{Claim, Flows};
 use connection::Accepted;
 use directory::Directory;
 use gate::Gate;
@@ -291,11 +291,14 @@ impl Agent {
     /// Serves the connection if it was redirected here, and resets it otherwise.
     fn claim(&self, listener: &Listener, socket: TcpStream, client: ClientAddr, place: Place) {
         let shared = self.shared.clone();
-        let Some(flow) = shared.flows.claim(listener.cookie(), client, &socket) else {
-            tracing::debug!(%client, "closed a connection that was not redirected here");
-            shared.recorder.metrics().unclaimed();
-            crate::farewell::reset(socket);
-            return;
+        let flow = match shared.flows.claim(listener.cookie(), client, &socket) {
+            Claim::Redirected(flow) => flow,
+            Claim::Dead => return connection::left_behind(&shared, client),
+            Claim::Unknown => {
+                tracing::debug!(%client, "closed a connection that was not redirected here");
+                shared.recorder.metrics().unclaimed();
+                return crate::farewell::reset(socket);
+            }
         };
         let accepted = Accepted {
             socket,

@@ -60,6 +60,8 @@ mod refused;
 mod reload;
 #[path = "root_end_to_end/retry.rs"]
 mod retry;
+#[path = "root_end_to_end/reused.rs"]
+mod reused;
 #[path = "root_end_to_end/run.rs"]
 mod run;
 #[path = "root_end_to_end/silent.rs"]

@@ -37,7 +37,7 @@ pub use counters::Counters;
 pub use egress_common::{Fallback, PrefixAction, PrefixRule};
 pub use error::CaptureError;
 pub use events::{EventStream, Events, KernelEvent};
-pub use flows::{FlowRecord, Flows};
+pub use flows::{Claim, FlowRecord, Flows};
 pub use pins::{check_pins, cleanup};
 
 use cgroups::Captured;

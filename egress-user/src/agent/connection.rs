@@ -96,6 +96,14 @@ pub(super) async fn serve(shared: Arc<Shared>, mut accepted: Accepted, mut drain
     }
 }
 
+/// Records a connection that its client reset before it was accepted. Whose it was is not known:
+/// what the kernel knows of its port may be about the next one.
+pub(super) fn left_behind(shared: &Shared, client: ClientAddr) {
+    let mut record = Pending::open(&shared.recorder, Hop::Agent, ConnectionId::new());
+    record.client = Some(client.to_string());
+    record.closed_before_hello();
+}
+
 /// A stream that the gateway has opened towards the origin.
 struct Stream {
     lease: Lease,

@@ -13,7 +13,7 @@ use anyhow::Context as _;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::addr::{ClientAddr, OriginalDst};
-use crate::agent::capture::{Capture, CaptureOptions, Fallback, Flows, Scope};
+use crate::agent::capture::{Capture, CaptureOptions, Claim, Fallback, Flows, Scope};
 use crate::cgroup::Cgroup;
 use crate::netns::{Listeners, Netns, NetnsCookie, cookie_of_current, listen_on_loopback};
 
@@ -214,7 +214,7 @@ fn arrival(
     socket: &std::net::TcpStream,
 ) -> Arrival {
     match flows.claim(cookie, ClientAddr::new(client), socket) {
-        Some(flow) => Arrival::Redirected(flow.original_dst),
-        None => Arrival::Nobodys,
+        Claim::Redirected(flow) => Arrival::Redirected(flow.original_dst),
+        Claim::Dead | Claim::Unknown => Arrival::Nobodys,
     }
 }

@@ -4,11 +4,11 @@ use std::fs;
 use std::path::PathBuf;
 
 use egress_lab::{BpfFs, Cgroup};
-use egress_user::agent::capture::{Capture, CaptureOptions};
+use egress_user::agent::capture::{Capture, CaptureOptions, Claim};
 
 use crate::client::{Outcome, Script, Step, TCP};
 use crate::craft::{Above, Craft, Tap, Way};
-use crate::world::{Place, attached, options};
+use crate::world::{Place, attached, options, record_of};
 
 const DST: &str = "192.0.2.1:443";
 
@@ -132,8 +132,8 @@ fn between_two_agents_a_connection_has_its_record() {
         assert_eq!(outcomes, [Outcome::Done, Outcome::address(dst)]);
         let (stream, client) = place.accept(v6);
         for capture in [&predecessor, &successor] {
-            let record = capture.flows().claim(place.cookie, client, &stream);
-            assert_eq!(record.unwrap().original_dst.to_string(), dst);
+            let claim = capture.flows().claim(place.cookie, client, &stream);
+            assert_eq!(record_of(claim).unwrap().original_dst.to_string(), dst);
         }
     }
     // Who goes to the listener by itself is told apart all the same.
@@ -146,8 +146,8 @@ fn between_two_agents_a_connection_has_its_record() {
     let _first = place.accept(false);
     let (stream, client) = place.accept(false);
     for capture in [&predecessor, &successor] {
-        let record = capture.flows().claim(place.cookie, client, &stream);
-        assert_eq!(record, None);
+        let claim = capture.flows().claim(place.cookie, client, &stream);
+        assert_eq!(claim, Claim::Unknown);
     }
 }
 

@@ -1,15 +1,19 @@
 //! What is captured comes to the agent, with its original destination.
 
+use std::cell::{Cell, RefCell};
 use std::collections::HashSet;
-use std::net::SocketAddr;
+use std::io::Write as _;
+use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Instant;
 
 use egress_lab::Cgroup;
-use egress_user::agent::capture::{Fallback, PrefixAction, PrefixRule};
+use egress_user::agent::capture::{Claim, Fallback, PrefixAction, PrefixRule};
 
 use crate::client::{COMM, Client, Outcome, Script, Step, TCP, UDP};
 use crate::world::{
     ORIGIN_V4, ORIGIN_V6, Place, WORKLOAD_V4, WORKLOAD_V6, World, attached, options, read_all,
+    record_of,
 };
 
 #[test]
@@ -40,10 +44,8 @@ fn redirected(dst: &str, v6: bool, recorded: &str) {
     client.paused();
 
     let (stream, accepted) = world.place.accept(v6);
-    let record = world
-        .flows
-        .claim(world.place.cookie, accepted, &stream)
-        .unwrap();
+    let claim = world.flows.claim(world.place.cookie, accepted, &stream);
+    let record = record_of(claim).unwrap();
     assert_eq!(record.original_dst.to_string(), recorded);
     assert_eq!(record.cgroup, world.cgroup.id().unwrap());
     assert_eq!(record.process.pid, client.id());
@@ -52,7 +54,7 @@ fn redirected(dst: &str, v6: bool, recorded: &str) {
     assert!(record.connected >= before && record.connected <= Instant::now());
     assert_eq!(
         world.flows.claim(world.place.cookie, accepted, &stream),
-        None,
+        Claim::Unknown,
         "a record is taken once"
     );
 
@@ -118,7 +120,8 @@ fn two_namespaces_with_equal_addresses() {
         for n in [1, 0] {
             let (stream, client) = places[n].accept(v6);
             assert_eq!(client.get(), source);
-            let record = flows.claim(places[n].cookie, client, &stream).unwrap();
+            let claim = flows.claim(places[n].cookie, client, &stream);
+            let record = record_of(claim).unwrap();
             assert_eq!(record.original_dst.get(), dst[n]);
             assert_eq!(record.process.pid, clients[n].id());
         }
@@ -238,7 +241,6 @@ fn prefixes_tell_ports_apart() {
     world.place.origin_is_untouched();
 }
 
-/// Every one of many connections at once finds its own record.
 /// A client that resets before it is accepted gives its port back. Whoever connects from the same
 /// port next must not lose its record to the dead connection, which is accepted first.
 #[test]
@@ -251,11 +253,9 @@ fn a_port_that_is_used_again_before_it_is_accepted() {
     let mut client = world.start(&connect("192.0.2.2:443").then(Step::Pause));
     client.paused();
 
-    let (dead, record) = world.take(false);
-    assert!(
-        record.is_some(),
-        "a dead connection is described, if perhaps wrongly"
-    );
+    let (dead, client_of_dead) = world.place.accept(false);
+    let claim = world.flows.claim(world.place.cookie, client_of_dead, &dead);
+    assert_eq!(claim, Claim::Dead, "nobody knows whose it was");
     let (alive, record) = world.take(false);
     assert_eq!(record.unwrap().original_dst.to_string(), "192.0.2.2:443");
     assert_eq!(dead.peer_addr().ok().or(Some(source)), Some(source));
@@ -264,6 +264,64 @@ fn a_port_that_is_used_again_before_it_is_accepted() {
     world.place.origin_is_untouched();
 }
 
+/// A socket whose client does something between the two looks at whether it is alive.
+struct Changing<'a> {
+    stream: &'a TcpStream,
+    looks: Cell<u32>,
+    second: &'a dyn Fn(),
+}
+
+impl AsFd for Changing<'_> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.looks.set(self.looks.get() + 1);
+        if self.looks.get() == 2 {
+            (self.second)();
+        }
+        self.stream.as_fd()
+    }
+}
+
+/// Whose record was taken is not known any more, so it is put back, unless the next one from the
+/// same port has left its own.
+#[test]
+fn a_client_that_resets_while_its_record_is_taken() {
+    let source = "127.0.0.1:40000".parse().unwrap();
+    let next = "192.0.2.2:443".parse().unwrap();
+    let script = Script::connect("192.0.2.1:443")
+        .first(Step::Bind(source))
+        .then(Step::Pause)
+        .then(Step::Disconnect)
+        .then(Step::Pause)
+        .then(Step::Connect(next))
+        .then(Step::Pause);
+    for until in [1, 2] {
+        let world = World::new();
+        let client = RefCell::new(world.start(&script));
+        client.borrow_mut().paused();
+        let (stream, addr) = world.place.accept(false);
+        let changing = Changing {
+            stream: &stream,
+            looks: Cell::new(0),
+            second: &|| {
+                for _ in 0..until {
+                    client.borrow_mut().go_on();
+                    client.borrow_mut().paused();
+                }
+            },
+        };
+        let claim = world.flows.claim(world.place.cookie, addr, &changing);
+        assert_eq!(claim, Claim::Dead);
+        assert_eq!(changing.looks.get(), 2);
+        // Any socket that is alive shows whose record is there now.
+        let alive = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let claim = world.flows.claim(world.place.cookie, addr, &alive);
+        let dst = record_of(claim).unwrap().original_dst.to_string();
+        assert_eq!(dst, format!("192.0.2.{until}:443"));
+        world.place.origin_is_untouched();
+    }
+}
+
+/// Every one of many connections at once finds its own record.
 #[test]
 fn many_at_once() {
     const CLIENTS: usize = 8;
@@ -273,17 +331,21 @@ fn many_at_once() {
     for _ in 0..EACH {
         script = script
             .then(Step::Connect("192.0.2.1:443".parse().unwrap()))
+            .then(Step::Receive)
             .then(Step::Disconnect);
     }
     let clients: Vec<_> = (0..CLIENTS).map(|_| world.start(&script)).collect();
     let pids: HashSet<u32> = clients.iter().map(Client::id).collect();
     for _ in 0..CLIENTS * EACH {
-        let record = world.record(false);
+        let (mut stream, record) = world.take(false);
+        let record = record.unwrap();
         assert_eq!(record.original_dst.to_string(), "192.0.2.1:443");
         assert!(pids.contains(&record.process.pid));
+        // What its client has reset would have none.
+        stream.write_all(b"go on").unwrap();
     }
     for client in clients {
-        assert_eq!(client.outcomes(), vec![Outcome::Done; 2 * EACH]);
+        assert_eq!(client.outcomes(), vec![Outcome::Done; 3 * EACH]);
     }
     assert_eq!(world.counter("redirect_v4"), (CLIENTS * EACH) as u64);
     assert_eq!(world.counter("flow_recorded"), (CLIENTS * EACH) as u64);

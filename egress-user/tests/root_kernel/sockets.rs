@@ -131,17 +131,22 @@ fn connected_again() {
             script = script
                 .then(Step::Connect(dst.parse().unwrap()))
                 .then(Step::PeerName)
+                .then(Step::Pause)
                 .then(Step::Disconnect);
         }
-        let outcomes = world.run(&script);
-        for (outcomes, dst) in outcomes.chunks(3).zip(destinations) {
-            assert_eq!(
-                outcomes,
-                [Outcome::Done, Outcome::address(dst), Outcome::Done]
-            );
+        let mut client = world.start(&script);
+        for dst in destinations {
+            client.paused();
+            if dst != destinations[2] {
+                assert_eq!(world.record(false).original_dst.to_string(), dst);
+            }
+            client.go_on();
         }
-        for dst in &destinations[..2] {
-            assert_eq!(world.record(false).original_dst.to_string(), *dst);
+        for (outcomes, dst) in client.outcomes().chunks(4).zip(destinations) {
+            let [connect, peer, ..] = outcomes else {
+                panic!("{outcomes:?}");
+            };
+            assert_eq!((*connect, *peer), (Outcome::Done, Outcome::address(dst)));
         }
         world.place.origin.accepted(destinations[2]);
         world.place.agent_is_untouched();

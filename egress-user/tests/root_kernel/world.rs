@@ -8,7 +8,9 @@ use std::path::Path;
 
 use egress_lab::{Cgroup, Namespace, wait};
 use egress_user::addr::ClientAddr;
-use egress_user::agent::capture::{Capture, CaptureOptions, Fallback, FlowRecord, Flows, Scope};
+use egress_user::agent::capture::{
+    Capture, CaptureOptions, Claim, Fallback, FlowRecord, Flows, Scope,
+};
 use egress_user::netns::{Listeners, Netns, NetnsCookie, cookie_of_current, listen_on_loopback};
 
 use crate::client::{Client, Outcome, Script};
@@ -305,8 +307,8 @@ impl World {
     /// Accepts at the agent and takes the record, as the agent does.
     pub(crate) fn take(&self, v6: bool) -> (TcpStream, Option<FlowRecord>) {
         let (stream, client) = self.place.accept(v6);
-        let record = self.flows.claim(self.place.cookie, client, &stream);
-        (stream, record)
+        let claim = self.flows.claim(self.place.cookie, client, &stream);
+        (stream, record_of(claim))
     }
 
     /// The record of the next connection at the agent, which must have one.
@@ -320,6 +322,14 @@ impl World {
     pub(crate) fn counter(&self, name: &str) -> u64 {
         let totals = self.capture.counters().totals();
         totals.iter().find(|(each, _)| *each == name).unwrap().1
+    }
+}
+
+/// The record of a connection that was redirected.
+pub(crate) fn record_of(claim: Claim) -> Option<FlowRecord> {
+    match claim {
+        Claim::Redirected(record) => Some(record),
+        Claim::Dead | Claim::Unknown => None,
     }
 }
 

@@ -29,6 +29,18 @@ pub struct FlowRecord {
     pub connected: Instant,
 }
 
+/// What is known of a connection that was accepted.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Claim {
+    /// It was redirected.
+    Redirected(FlowRecord),
+    /// Its client has reset it, so that nobody can say any more whose it was. What it sent is still
+    /// there to be read, and must not be.
+    Dead,
+    /// It was not redirected, or its record was taken already.
+    Unknown,
+}
+
 /// A handle on the records; clones take from the same ones.
 #[derive(Clone, Debug)]
 pub struct Flows {
@@ -64,42 +76,55 @@ impl Flows {
         }
     }
 
-    /// The record of the connection from `client` that was accepted as `socket` in the namespace
-    /// `netns`. There is none when it was not redirected, or its record was taken already.
+    /// What is known of the connection from `client` that was accepted as `socket` in the namespace
+    /// `netns`. Its record is taken: there is none the next time.
     ///
-    /// The record is taken, but left in place when the connection is dead already. A client that
-    /// gives up before it is accepted gives its port back, and the record that is there may be
-    /// the one of the next connection from the same port, which will ask for it.
-    pub fn claim(
-        &self,
-        netns: NetnsCookie,
-        client: ClientAddr,
-        socket: impl AsFd,
-    ) -> Option<FlowRecord> {
+    /// A client that gives up before it is accepted gives its port back, and the record that is
+    /// there may be the one of the next connection from the same port, which will ask for it. So a
+    /// connection that is dead has none, and leaves what there is in place.
+    pub fn claim(&self, netns: NetnsCookie, client: ClientAddr, socket: impl AsFd) -> Claim {
         let source = client.get();
         let key = FlowKey::new(
             netns.get(),
             Addr::from(source.ip()),
             Port::from_host(source.port()),
         );
-        let command = if is_dead(socket.as_fd()) {
-            Command::Lookup
-        } else {
-            Command::LookupAndDelete
-        };
+        if is_dead(socket.as_fd()) {
+            return self.left_behind(&key);
+        }
+        // Taken from both: the programs of both write while one takes over from the other.
+        let maps = self.maps();
+        let taken: Vec<_> = maps
+            .filter_map(|map| Some((map, take(map, &key)?)))
+            .collect();
+        // It may have died since, and what was taken be the next one's.
+        if is_dead(socket.as_fd()) {
+            for (map, flow) in taken {
+                put_back(map, &key, flow);
+            }
+            return self.left_behind(&key);
+        }
+        let flow = taken.first();
+        flow.map_or(Claim::Unknown, |(_, flow)| Claim::Redirected(record(flow)))
+    }
+
+    /// What a dead connection counts as. Nobody was redirected from where there is no record.
+    fn left_behind(&self, key: &FlowKey) -> Claim {
+        match self
+            .maps()
+            .any(|map| read(map, Command::Lookup, key).is_some())
+        {
+            true => Claim::Dead,
+            false => Claim::Unknown,
+        }
+    }
+
+    /// The own map, and the predecessor's as long as that counts.
+    fn maps(&self) -> impl Iterator<Item = &MapData> {
         let earlier = self.earlier.as_ref();
         let earlier = earlier.filter(|earlier| Instant::now() < earlier.until);
         let maps = std::iter::once(&self.map).chain(earlier.map(|earlier| &earlier.map));
-        let flows = maps.filter_map(|map| match look_up(map, command, &key) {
-            Ok(flow) => flow,
-            Err(error) => {
-                warn!(%error, "the kernel's flow records cannot be read");
-                None
-            }
-        });
-        // Taken from both: the programs of both write while one takes over from the other.
-        let flow = flows.reduce(|latest, _| latest);
-        flow.map(|flow| record(&flow))
+        maps.map(|map| &**map)
     }
 
     /// The map itself, for a successor.
@@ -193,18 +218,58 @@ pub(super) fn monotonic_ns() -> u64 {
     seconds.saturating_mul(1_000_000_000).saturating_add(nanos)
 }
 
-/// Commands of the kernel's `bpf.h` that read an entry.
+fn take(map: &MapData, key: &FlowKey) -> Option<Flow> {
+    read(map, Command::LookupAndDelete, key)
+}
+
+fn read(map: &MapData, command: Command, key: &FlowKey) -> Option<Flow> {
+    let mut value = MaybeUninit::<Flow>::uninit();
+    match carry_out(command, map, key, value.as_mut_ptr(), 0) {
+        // SAFETY: the command succeeded and filled it.
+        Ok(()) => Some(unsafe { value.assume_init() }),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        Err(error) => {
+            warn!(%error, "the kernel's flow records cannot be read");
+            None
+        }
+    }
+}
+
+/// Puts back what was taken, unless there is a newer one by now.
+fn put_back(map: &MapData, key: &FlowKey, mut flow: Flow) {
+    /// `BPF_NOEXIST`.
+    const ONLY_NEW: u64 = 1;
+
+    match carry_out(Command::Update, map, key, &raw mut flow, ONLY_NEW) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+            warn!(%error, "a flow record cannot be put back: its connection will be closed");
+        }
+        _ => {}
+    }
+}
+
+/// Commands of the kernel's `bpf.h` about one entry.
 #[derive(Clone, Copy)]
 enum Command {
     /// `BPF_MAP_LOOKUP_ELEM`.
     Lookup = 1,
+    /// `BPF_MAP_UPDATE_ELEM`.
+    Update = 2,
     /// `BPF_MAP_LOOKUP_AND_DELETE_ELEM`, for hash maps since Linux 5.14. In one step (aya has no
     /// such verb): between two, the client could reconnect from the same port, and the new
     /// connection's record would be the one deleted.
     LookupAndDelete = 21,
 }
 
-fn look_up(map: &MapData, command: Command, key: &FlowKey) -> io::Result<Option<Flow>> {
+/// `value` points to a whole flow that [`Command::Update`] reads, or to room for one, which the
+/// others fill when they succeed.
+fn carry_out(
+    command: Command,
+    map: &MapData,
+    key: &FlowKey,
+    value: *mut Flow,
+    flags: u64,
+) -> io::Result<()> {
     /// The part of `union bpf_attr` that the commands read.
     #[repr(C)]
     struct Attributes {
@@ -215,16 +280,16 @@ fn look_up(map: &MapData, command: Command, key: &FlowKey) -> io::Result<Option<
         flags: u64,
     }
 
-    let mut value = MaybeUninit::<Flow>::uninit();
     let mut attributes = Attributes {
         map: u32::try_from(map.fd().as_fd().as_raw_fd()).map_err(io::Error::other)?,
         zero: 0,
         key: (&raw const *key).expose_provenance() as u64,
-        value: value.as_mut_ptr().expose_provenance() as u64,
-        flags: 0,
+        value: value.expose_provenance() as u64,
+        flags,
     };
-    // SAFETY: the map is open; its keys are `FlowKey`s and its values `Flow`s, as `Flows::new`
-    // made sure, and both outlive the call, which reads the first and writes the second.
+    // SAFETY: the map is open; its keys are `FlowKey`s and its values `Flow`s, as `Flows::new` and
+    // `Flows::with_earlier` made sure. The key outlives the call; so does what `value` points to, by
+    // the callers, which the kernel reads or writes.
     let result = unsafe {
         libc::syscall(
             libc::SYS_bpf,
@@ -233,12 +298,8 @@ fn look_up(map: &MapData, command: Command, key: &FlowKey) -> io::Result<Option<
             size_of::<Attributes>(),
         )
     };
-    if result == 0 {
-        // SAFETY: the call succeeded and filled it.
-        return Ok(Some(unsafe { value.assume_init() }));
-    }
-    match io::Error::last_os_error() {
-        error if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        error => Err(error),
+    match result {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
     }
 }
