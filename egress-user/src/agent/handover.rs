@@ -373,7 +373,7 @@ mod tests {
 
     #[test]
     fn without_an_agent_there_is_nothing_to_inherit() {
-        let folder = tempfile::tempdir().unwrap();
+        let folder = egress_lab::lab::scratch().unwrap();
         let path = folder.path().join("handover");
         assert!(Inherited::ask(&path).unwrap().is_none());
         let offer = Offer::bind(&path).unwrap();

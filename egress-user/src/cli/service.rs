@@ -41,7 +41,7 @@ mod tests {
 
     #[test]
     fn both_kinds_of_names_are_told() {
-        let dir = tempfile::tempdir().unwrap();
+        let dir = egress_lab::lab::scratch().unwrap();
         let path = dir.path().join("notify");
         let receiver = UnixDatagram::bind(&path).unwrap();
         tell(path.as_os_str(), "READY=1").unwrap();

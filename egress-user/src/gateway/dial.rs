@@ -126,7 +126,7 @@ fn reason_of(error: &io::Error) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tokio::net::TcpListener;
+    use tokio::net::{TcpListener, TcpSocket};
 
     fn soon() -> Instant {
         Instant::now() + Duration::from_secs(30)
@@ -138,22 +138,27 @@ mod tests {
         (listener, addr)
     }
 
-    async fn closed_port() -> OriginAddr {
-        listener().await.1
+    /// A port where nobody listens, and which nobody else gets while the socket lives.
+    fn closed_port() -> (TcpSocket, OriginAddr) {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let addr = OriginAddr::new(socket.local_addr().unwrap());
+        (socket, addr)
     }
 
     #[tokio::test]
     async fn goes_on_past_addresses_that_refuse() {
         let (_listener, open) = listener().await;
-        let addrs = [closed_port().await, open];
+        let (_closed, closed) = closed_port();
+        let addrs = [closed, open];
         let dialled = dial(&addrs, soon(), 0, &None).await.unwrap();
         assert_eq!(dialled.addr, open);
     }
 
     #[tokio::test]
     async fn says_why_nothing_answered() {
-        let addrs = [closed_port().await];
-        let Err(refusal) = dial(&addrs, soon(), 0, &None).await else {
+        let (_closed, closed) = closed_port();
+        let Err(refusal) = dial(&[closed], soon(), 0, &None).await else {
             panic!("dialled");
         };
         assert_eq!(refusal.reason, "connect_refused");

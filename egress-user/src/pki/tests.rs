@@ -2,8 +2,8 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::process::Command;
 
+use egress_lab::tools;
 use rustls::pki_types::UnixTime;
 use tempfile::TempDir;
 
@@ -22,11 +22,13 @@ fn contents(dir: &Path) -> BTreeMap<String, Vec<u8>> {
 }
 
 fn openssl(dir: &TempDir, arguments: &str) -> (bool, String) {
-    let output = Command::new("openssl")
+    let output = tools::locate("openssl")
+        .unwrap()
+        .command()
         .args(arguments.split_whitespace())
         .current_dir(dir)
         .output()
-        .expect("openssl is needed for this test");
+        .unwrap();
     let text = [output.stdout, output.stderr].concat();
     (output.status.success(), String::from_utf8(text).unwrap())
 }

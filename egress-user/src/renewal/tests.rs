@@ -16,9 +16,17 @@ fn issue(domain: &str, days: u32) -> CredentialPem {
 }
 
 fn write(dir: &Path, pem: &CredentialPem) {
-    fs::write(dir.join("agent.pem"), &pem.certificates).unwrap();
-    fs::write(dir.join("agent-key.pem"), &pem.key).unwrap();
-    fs::write(dir.join("ca.pem"), &pem.trust_bundle).unwrap();
+    for (name, text) in [
+        ("agent.pem", &pem.certificates),
+        ("agent-key.pem", &pem.key),
+        ("ca.pem", &pem.trust_bundle),
+    ] {
+        // Another file each time: the length is the same, and the clock of a file system may not have
+        // gone on.
+        let new = dir.join("new");
+        fs::write(&new, text).unwrap();
+        fs::rename(new, dir.join(name)).unwrap();
+    }
 }
 
 struct Fixture {
@@ -128,7 +136,7 @@ fn a_workload_api_is_followed_and_may_go_away() {
     use crate::workload_api::tests::served::answer;
     use egress_lab::workload_api::WorkloadApi;
 
-    let dir = tempfile::tempdir().unwrap();
+    let dir = egress_lab::lab::scratch().unwrap();
     let path = dir.path().join("agent.sock");
     let (first, second) = (issue("e.test", 1), issue("e.test", 2));
     let server = WorkloadApi::serve(&path, answer(&first)).unwrap();

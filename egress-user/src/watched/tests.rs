@@ -15,6 +15,7 @@ impl Followed {
         let dir = tempfile::tempdir().unwrap();
         let files = ["a", "b"].map(|name| dir.path().join(name));
         for file in &files {
+            // What is written later is longer: the clock of a file system may not have gone on.
             fs::write(file, "old").unwrap();
         }
         let seen = State::of(&files);
@@ -61,7 +62,7 @@ fn a_file_that_is_being_written_is_not_read() {
 fn a_writer_that_never_closes_is_told_once() {
     let mut followed = Followed::new();
     let mut file = File::create(&followed.file).unwrap();
-    file.write_all(b"new").unwrap();
+    file.write_all(b"newer").unwrap();
     assert!(!followed.changed_after(SETTLING));
     assert!(followed.watched.held(followed.now).is_none());
     assert!(!followed.changed_after(HELD));
@@ -95,7 +96,7 @@ fn a_file_settles_however_often_it_is_looked_at() {
 #[test]
 fn files_settle_together() {
     let mut followed = Followed::new();
-    fs::write(&followed.file, "new").unwrap();
+    fs::write(&followed.file, "newer").unwrap();
     assert!(!followed.changed_after(Duration::ZERO));
     fs::write(&followed.other, "longer").unwrap();
     assert!(!followed.changed_after(SETTLING));

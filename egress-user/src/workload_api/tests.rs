@@ -93,7 +93,7 @@ pub(crate) mod served {
 
     impl Folder {
         fn new() -> Folder {
-            Folder(tempfile::tempdir().unwrap())
+            Folder(egress_lab::lab::scratch().unwrap())
         }
 
         fn socket(&self) -> Socket {

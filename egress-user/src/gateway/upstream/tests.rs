@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
@@ -228,7 +228,13 @@ async fn silence_and_absence() {
         };
         assert_eq!(refusal.reason, "proxy_timeout");
     }
-    drop(listener);
+    // Nobody listens there, and nobody else gets the port.
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let endpoint = Endpoint {
+        port: socket.local_addr().unwrap().port(),
+        ..endpoint
+    };
     let route = Some(Arc::new(upstream(Protocol::Connect, endpoint, None)));
     let later = Instant::now() + Duration::from_secs(60);
     let Err(refusal) = dial(&origin, later, 0, &route).await else {
