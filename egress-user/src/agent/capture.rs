@@ -26,7 +26,10 @@ use std::time::Duration;
 use aya::maps::{Array, HashMap, LpmTrie, MapData, lpm_trie};
 use aya::{Ebpf, EbpfLoader, include_bytes_aligned};
 use aya_log::{EbpfLogger, Level};
-use egress_common::{Addr, EXEMPT_CGROUPS, Port, ScopeConfig, Settings, maps};
+use egress_common::{
+    Addr, Attempt, EXEMPT_CGROUPS, Form, Port, Protocol, ScopeConfig, Settings, Verdict, decide,
+    maps,
+};
 use ipnet::IpNet;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -45,6 +48,7 @@ use guard::Guards;
 use heartbeat::Heartbeat;
 use link::Link;
 
+use crate::addr::OriginalDst;
 use crate::netns::{Netns, NetnsCookie};
 
 /// The kernel programs; empty where they were not built.
@@ -103,6 +107,7 @@ pub struct Capture {
     counters: Counters,
     events: Option<Events>,
     guards: Guards,
+    settings: Settings,
     heartbeat: Heartbeat,
 }
 
@@ -134,6 +139,7 @@ impl Capture {
             counters: Counters::new(take(&mut ebpf, maps::COUNTERS)?),
             events: Some(Events::new(take(&mut ebpf, maps::EVENTS)?)),
             guards: Guards::new(take(&mut ebpf, maps::DEVICES)?, tcx),
+            settings,
             heartbeat: Heartbeat::new(take(&mut ebpf, maps::SETTINGS)?, settings, limit),
             links: Vec::new(),
             cgroups: Vec::new(),
@@ -221,6 +227,24 @@ impl Capture {
             Err(error) if !error::is_missing(&error) => Err(error::write(maps::PREFIXES)(error)),
             _ => Ok(()),
         }
+    }
+
+    /// Whether a TCP connection that a process of a namespace made now would go where it is meant to,
+    /// past the agent.
+    pub fn lets_pass(&self, netns: NetnsCookie, cgroup: Option<u64>, to: OriginalDst) -> bool {
+        let attempt = Attempt {
+            cgroup: cgroup.unwrap_or_default(),
+            protocol: Protocol::Tcp,
+            form: Form::V6,
+            dst: Addr::from(to.ip()),
+            port: Port::from_host(to.port()),
+            now: 0,
+        };
+        let scope = self.scopes.get(&netns.get(), 0).ok();
+        let rule = self.prefixes.get(&lpm_trie::Key::new(128, attempt.dst), 0);
+        let prefix = rule.ok().map(|rule| rule.action(attempt.port));
+        let verdict = decide(&self.settings, scope.as_ref(), prefix, &attempt);
+        matches!(verdict, Verdict::Pass(_))
     }
 
     /// A handle on the records of redirected connections.

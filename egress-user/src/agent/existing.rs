@@ -1,6 +1,7 @@
 //! Connections that were there before the capture, which no program will ever see: listed, and
 //! ended where that is wanted (sock_diag(7), `linux/sock_diag.h` and `linux/inet_diag.h`).
 
+use std::collections::HashSet;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::OwnedFd;
@@ -24,9 +25,11 @@ const ASK: u16 = 0x001 | 0x004;
 /// `NLM_F_REQUEST | NLM_F_DUMP`.
 const DUMP: u16 = 0x001 | 0x300;
 
+/// `TCP_LISTEN` of `tcp_states.h`.
+const LISTEN: u8 = 10;
 /// The states of `tcp_states.h` in which something can still be sent: established, SYN sent, close
-/// wait.
-const STATES: u32 = 1 << 1 | 1 << 2 | 1 << 8;
+/// wait; and of sockets that listen.
+const STATES: u32 = 1 << 1 | 1 << 2 | 1 << 8 | 1 << LISTEN;
 
 const TCP: u8 = 6;
 /// The length of `struct nlmsghdr`.
@@ -47,14 +50,16 @@ pub(super) struct Existing {
     pub(super) cgroup: Option<u64>,
     pub(super) uid: u32,
     family: u8,
+    state: u8,
     id: [u8; SOCKET_ID],
 }
 
-/// The connections of the calling thread's namespace to one of the ports, but not to loopback.
+/// The connections of the calling thread's namespace, but not to loopback. Those from a port where
+/// somebody listens were made from outside, unless they are to one of these `ports`.
 ///
 /// # Errors
 /// When the kernel cannot list sockets (`CONFIG_INET_DIAG`).
-pub(super) fn to_ports(ports: &[u16]) -> io::Result<Vec<Existing>> {
+pub(super) fn made_here(ports: &[u16]) -> io::Result<Vec<Existing>> {
     let socket = open()?;
     let mut found = Vec::new();
     for family in [AddressFamily::INET, AddressFamily::INET6] {
@@ -66,9 +71,14 @@ pub(super) fn to_ports(ports: &[u16]) -> io::Result<Vec<Existing>> {
         )?;
         dump(&socket, &mut found)?;
     }
+    let (listening, mut found): (Vec<_>, Vec<_>) =
+        found.into_iter().partition(|socket| socket.state == LISTEN);
+    let listening = listening.iter().map(|socket| socket.client.port());
+    let listening: HashSet<u16> = listening.collect();
     found.retain(|existing| {
         let dst = existing.original_dst;
-        ports.contains(&dst.port()) && !dst.ip().is_loopback()
+        let is_ours = ports.contains(&dst.port()) || !listening.contains(&existing.client.port());
+        is_ours && !dst.ip().is_loopback()
     });
     Ok(found)
 }
@@ -160,7 +170,7 @@ fn errno(body: &[u8]) -> i32 {
 /// `struct inet_diag_msg` and its attributes.
 fn read(body: &[u8]) -> Option<Existing> {
     let (message, attributes) = body.split_first_chunk::<MESSAGE>()?;
-    let family = *message.first()?;
+    let [family, state, ..] = *message;
     let id: [u8; SOCKET_ID] = *message.get(4..)?.first_chunk()?;
     let (from, rest) = id.split_first_chunk::<2>()?;
     let (to, rest) = rest.split_first_chunk::<2>()?;
@@ -176,6 +186,7 @@ fn read(body: &[u8]) -> Option<Existing> {
         cgroup: cgroup(attributes),
         uid: u32::from_ne_bytes(*uid),
         family,
+        state,
         id,
     })
 }
@@ -221,7 +232,7 @@ mod tests {
     #[test]
     fn a_message_is_read() {
         let mut body = vec![0; MESSAGE];
-        body[0] = 2;
+        body[..2].copy_from_slice(&[2, LISTEN]);
         body[4..6].copy_from_slice(&40000u16.to_be_bytes());
         body[6..8].copy_from_slice(&443u16.to_be_bytes());
         body[8..12].copy_from_slice(&[192, 0, 2, 1]);
@@ -236,5 +247,6 @@ mod tests {
         assert_eq!(existing.client.to_string(), "192.0.2.1:40000");
         assert_eq!(existing.original_dst.to_string(), "192.0.2.2:443");
         assert_eq!((existing.cgroup, existing.uid), (Some(77), 1000));
+        assert_eq!(existing.state, LISTEN);
     }
 }

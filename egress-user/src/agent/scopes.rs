@@ -31,7 +31,8 @@ pub struct ScopeOptions {
     pub existing: ExistingAction,
 }
 
-/// What becomes of the connections to captured ports that were there before the capture.
+/// What becomes of the connections that were there before the capture, and that would be redirected or
+/// refused now.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum ExistingAction {
     /// They go on, and are on record.
@@ -196,7 +197,7 @@ impl Scopes {
         };
         let listed = served
             .netns
-            .on_thread(|| existing::to_ports(&self.options.ports))
+            .on_thread(|| existing::made_here(&self.options.ports))
             .map_err(anyhow::Error::new)
             .and_then(|listed| Ok(listed?));
         let listed = listed.unwrap_or_else(|error| {
@@ -204,7 +205,9 @@ impl Scopes {
             Vec::new()
         });
         for found in listed {
-            if self.is_captured(&found, inode) {
+            let (cgroup, to) = (found.cgroup, found.original_dst);
+            let passes = self.kernel().lets_pass(served.cookie, cgroup, to);
+            if !passes && self.is_captured(&found, inode) {
                 self.settle(&found, &served.netns);
             }
         }
