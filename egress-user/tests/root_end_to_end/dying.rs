@@ -48,7 +48,9 @@ fn traced(folder: &Path, what: &str) -> PathBuf {
 /// starts it makes until it is ready.
 fn calls(world: &mut World, folder: &Path) -> Vec<String> {
     let calls = folder.join("calls");
-    let program = traced(folder, &format!("-s 64 -o '{}'", calls.display()));
+    // It serves, and one that stopped at each and every call would be too slow for that.
+    let what = format!("--seccomp-bpf -s 64 -o '{}'", calls.display());
+    let program = traced(folder, &what);
     let mut before = start(world, &program);
     wait::until("the traced agent is ready", || {
         let agent = &world.deployment.agent;
