@@ -16,7 +16,8 @@ use std::time::{Duration, Instant, SystemTime};
 
 use egress_user::addr::{ClientAddr, OriginAddr, OriginalDst};
 use egress_user::connection_id::ConnectionId;
-use egress_user::hello::{self, FirstFlight};
+use egress_user::hello;
+use egress_user::intake::{Allowance, Flight};
 use egress_user::pki::{TrialCa, Validity};
 use egress_user::relay::{self, End, Session};
 use egress_user::tunnel::frame::{Opened, Role};
@@ -228,7 +229,7 @@ fn spawn_raw<T: Transport + 'static>(
 
 fn session(client: End) -> Session {
     let name = hello::ServerName::parse(b"en.wikipedia.org").unwrap();
-    let flight = FirstFlight::of(name);
+    let flight = Flight::of(name, &Allowance::of_process());
     Session { client, flight }
 }
 

@@ -3,6 +3,7 @@
 //! kept: they are what is judged and forwarded.
 
 mod allowance;
+mod flight;
 
 use std::future::Future;
 use std::sync::Arc;
@@ -24,8 +25,12 @@ use crate::tunnel::raw::Raw;
 use crate::tunnel::stream::{Transport, Tunnel};
 
 pub use allowance::Allowance;
+pub use flight::{Flight, FlightError};
 
 use allowance::Taken;
+
+/// The reason for which what waits is not taken.
+pub const NO_ROOM: &str = "large_hello_limit";
 
 /// Most hellos fit; a larger one grows the buffer once or twice.
 const USUAL_HELLO: usize = 2048;
@@ -68,11 +73,10 @@ pub struct Intake {
     pub hello: Box<ClientHello>,
     /// The exact bytes read so far that may be forwarded, as they are.
     pub bytes: BytesMut,
-    /// What comes of the session before the rest is nobody's business, and may hold back some of
-    /// what was read.
-    pub flight: FirstFlight,
-    /// As long as the bytes are there.
-    _taken: Taken,
+    /// May hold back some of what was read.
+    flight: FirstFlight,
+    /// For all of that.
+    taken: Taken,
 }
 
 impl Intake {
@@ -101,6 +105,11 @@ impl Intake {
             }
             Verdict::Refused(refusal) => Err(refusal),
         }
+    }
+
+    /// What comes of the session before the rest is nobody's business, once the bytes are sent.
+    pub fn into_flight(self) -> Flight {
+        Flight::with(self.flight, self.taken)
     }
 
     /// Writes what the hello says into the record.
@@ -142,7 +151,7 @@ impl IntakeError {
             IntakeError::ClosedBeforeHello => Refusal::new(Class::Malformed, CLOSED_BEFORE_HELLO),
             IntakeError::ClosedInHello => Refusal::new(Class::Malformed, "closed_in_hello"),
             // Somewhere else there may be room.
-            IntakeError::NoRoom => Refusal::new(Class::Busy, "large_hello_limit"),
+            IntakeError::NoRoom => Refusal::new(Class::Busy, NO_ROOM),
             IntakeError::TooSlow => Refusal::new(Class::Malformed, TOO_SLOW),
             IntakeError::Broken(refusal) => refusal.clone(),
             IntakeError::Refused(not) => Refusal::new(not.class(), not.reason()),
@@ -219,6 +228,6 @@ fn whole(
         hello,
         bytes,
         flight,
-        _taken: taken,
+        taken,
     })
 }

@@ -2,7 +2,7 @@
 //!
 //! One task polls both directions; nothing is locked. [`carry`] speaks `egress/1`, [`raw`] a TLS
 //! connection with nothing else in it. As long as a second ClientHello can come, what the client
-//! sends takes a detour through the [`FirstFlight`].
+//! sends takes a detour through the [`Flight`].
 
 mod framed;
 mod idle;
@@ -16,8 +16,9 @@ use std::io;
 
 use crate::connection_id::ConnectionId;
 use crate::drain::Drain;
-use crate::hello::{FirstFlight, NameChanged};
+use crate::hello::NameChanged;
 use crate::in_force::InForce;
+use crate::intake::{Flight, FlightError};
 use crate::policy::Admitted;
 use crate::tunnel::frame::{FrameError, ResetCode};
 use crate::tunnel::stream::TunnelError;
@@ -52,7 +53,11 @@ pub enum RelayError {
     Drained,
     /// The client's second ClientHello is for another server.
     #[error(transparent)]
-    NameChanged(#[from] NameChanged),
+    NameChanged(NameChanged),
+    /// A second ClientHello, or what stands in its place, is larger than most, and too many such are in
+    /// hand.
+    #[error("the client sent much that has to wait, and too much such is in hand")]
+    NoRoom,
     /// A policy that came into force meanwhile refuses the connection.
     #[error("the policy in force refuses it now")]
     PolicyChanged,
@@ -66,12 +71,21 @@ impl RelayError {
     pub fn reset_code(&self) -> ResetCode {
         match self {
             RelayError::Socket(_) => ResetCode::Aborted,
-            RelayError::Tunnel(_) => ResetCode::Internal,
+            RelayError::Tunnel(_) | RelayError::NoRoom => ResetCode::Internal,
             RelayError::Idle => ResetCode::IdleTimeout,
             RelayError::NameChanged(_) => ResetCode::NameChangedOnRetry,
             RelayError::Drained => ResetCode::Shutdown,
             RelayError::PolicyChanged => ResetCode::PolicyChanged,
             RelayError::PeerRejected(_) => ResetCode::PeerRejected,
+        }
+    }
+}
+
+impl From<FlightError> for RelayError {
+    fn from(error: FlightError) -> RelayError {
+        match error {
+            FlightError::NameChanged(error) => RelayError::NameChanged(error),
+            FlightError::NoRoom => RelayError::NoRoom,
         }
     }
 }
@@ -88,7 +102,7 @@ pub struct Session {
     /// Where its client is.
     pub client: End,
     /// What has to be looked at before the rest is nobody's business.
-    pub flight: FirstFlight,
+    pub flight: Flight,
 }
 
 /// What was carried, to whatever end it came.

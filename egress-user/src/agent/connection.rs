@@ -13,9 +13,9 @@ use crate::addr::ClientAddr;
 use crate::connection_id::ConnectionId;
 use crate::drain::Drain;
 use crate::farewell;
-use crate::hello::{self, FirstFlight};
+use crate::hello;
 use crate::in_force::InForce;
-use crate::intake::{self, Allowance, Intake, IntakeError};
+use crate::intake::{self, Allowance, Flight, Intake, IntakeError};
 use crate::policy::{Admitted, Digest, Policy};
 use crate::record::{ClosedBy, Hop, Pending};
 use crate::refusal::{Class, Refusal};
@@ -108,7 +108,7 @@ pub(super) fn left_behind(shared: &Shared, client: ClientAddr) {
 struct Stream {
     lease: Lease,
     admitted: Admitted,
-    flight: FirstFlight,
+    flight: Flight,
 }
 
 /// The rooms in their order; each takes what only the one before it can make.
@@ -135,7 +135,7 @@ async fn open(
     Ok(Stream {
         lease,
         admitted,
-        flight: intake.flight,
+        flight: intake.into_flight(),
     })
 }
 
@@ -364,11 +364,13 @@ fn cut(error: &RelayError, record: &mut Pending) -> Refusal {
         RelayError::Drained => ("drained", ClosedBy::Egress),
         RelayError::PeerRejected(reason) => (*reason, ClosedBy::Egress),
         RelayError::NameChanged(_) => (error.reset_code().reason(), ClosedBy::Egress),
+        RelayError::NoRoom => (intake::NO_ROOM, ClosedBy::Egress),
         RelayError::PolicyChanged => return policy_changed(record),
     };
     record.closed_by.get_or_insert(by);
     let class = match reason {
         reason if reason == ResetCode::NameChangedOnRetry.reason() => Class::Malformed,
+        intake::NO_ROOM => Class::Busy,
         _ => Class::Internal,
     };
     Refusal::new(class, reason)

@@ -13,9 +13,8 @@ use super::connection::{GatewayTunnel, describe};
 use super::dial::{self, Dialled};
 use crate::addr::{OriginAddr, OriginalDst};
 use crate::drain::Drain;
-use crate::hello::FirstFlight;
 use crate::in_force::InForce;
-use crate::intake::{self, Intake, IntakeError};
+use crate::intake::{self, Flight, Intake, IntakeError};
 use crate::policy::{Admitted, Digest};
 use crate::record::{ClosedBy, Hop, Pending};
 use crate::refusal::{Class, Refusal};
@@ -95,7 +94,7 @@ pub(super) async fn serve(
 pub(super) struct Stream<'a> {
     pub(super) origin: TcpStream,
     pub(super) admitted: Admitted,
-    pub(super) flight: FirstFlight,
+    pub(super) flight: Flight,
     dialled: OriginAddr,
     policy: Digest,
     _pass: StreamPass<'a>,
@@ -166,7 +165,7 @@ pub(super) async fn reach<'a>(
     Ok(Stream {
         origin: socket,
         admitted,
-        flight: intake.flight,
+        flight: intake.into_flight(),
         dialled: addr,
         policy: *policy.digest(),
         _pass: pass,
@@ -288,6 +287,7 @@ pub(super) fn cut(error: &RelayError, record: &mut Pending) -> Ending {
         }
         RelayError::PeerRejected(reason) => (*reason, ClosedBy::Egress),
         RelayError::NameChanged(_) => (error.reset_code().reason(), ClosedBy::Egress),
+        RelayError::NoRoom => (intake::NO_ROOM, ClosedBy::Egress),
         RelayError::Tunnel(error) => (error.reason(), ClosedBy::Egress),
     };
     record.closed_by.get_or_insert(by);
@@ -295,6 +295,7 @@ pub(super) fn cut(error: &RelayError, record: &mut Pending) -> Ending {
         RelayError::PeerRejected(_) => Class::Denied,
         _ if reason == ResetCode::PolicyChanged.reason() => Class::Denied,
         _ if reason == ResetCode::NameChangedOnRetry.reason() => Class::Malformed,
+        RelayError::NoRoom => Class::Busy,
         _ => Class::Internal,
     };
     let refusal = Refusal::new(class, reason);
@@ -305,6 +306,7 @@ pub(super) fn cut(error: &RelayError, record: &mut Pending) -> Ending {
         | RelayError::Drained
         | RelayError::PolicyChanged
         | RelayError::NameChanged(_)
+        | RelayError::NoRoom
         | RelayError::PeerRejected(_) => Ending::Cut(refusal, error.reset_code()),
     }
 }

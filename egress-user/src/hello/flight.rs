@@ -118,8 +118,13 @@ impl FirstFlight {
         self.over && self.admitted.is_empty()
     }
 
+    /// How many bytes of the client may not go on yet.
+    pub fn held(&self) -> usize {
+        self.held.len()
+    }
+
     /// Whether a second handshake record has begun.
-    fn is_holding(&self) -> bool {
+    pub fn is_holding(&self) -> bool {
         self.record_left == 0 && self.header_len == 0 && self.held.first() == Some(&HANDSHAKE)
     }
 

@@ -1,4 +1,4 @@
-//! How much memory the ClientHellos in hand may take, beyond what nearly every one needs: a client
+//! How much memory the ClientHellos in hand, first and second ones, may take, beyond what nearly every one needs: a client
 //! that goes on slowly, or never, holds what it has sent.
 
 use std::sync::Arc;
@@ -93,6 +93,15 @@ impl Taken {
         }
         covered
     }
+
+    /// Gives back what `len` bytes do not need.
+    pub(super) fn keep(&mut self, len: usize) {
+        let needed = len.saturating_sub(UNCOUNTED);
+        if let Some(spare) = self.bytes.checked_sub(needed) {
+            self.from.give_back(spare);
+            self.bytes = needed;
+        }
+    }
 }
 
 impl Drop for Taken {
@@ -105,13 +114,17 @@ impl Drop for Taken {
 mod tests {
     use std::time::Duration;
 
+    use bytes::BytesMut;
+    use sha2::{Digest as _, Sha256};
     use tokio::io::AsyncWriteExt;
     use tokio::net::{TcpListener, TcpStream};
 
     use super::*;
     use crate::connection_id::ConnectionId;
-    use crate::intake::read_hello;
+    use crate::hello::ServerName;
+    use crate::intake::{Flight, FlightError, Source, read_hello};
     use crate::record::{Hop, Metrics, Pending, Recorder};
+    use crate::refusal::Refusal;
 
     /// Reached only when something is broken.
     const DEADLINE: Duration = Duration::from_secs(60);
@@ -210,6 +223,71 @@ mod tests {
         assert_eq!(whole.taken.load(Ordering::Relaxed), 0);
         let large = Client::sends(&hello, &scope).await.outcome().await;
         assert_eq!(large, "en.wikipedia.org");
+    }
+
+    /// As large as first ones, and as long unfinished.
+    #[test]
+    fn second_hellos_without_an_end_take_a_bounded_part() {
+        let whole = Allowance::of(1024 * 1024);
+        let scope = whole.part(4);
+        let name = || ServerName::parse(b"en.wikipedia.org").unwrap();
+        let digest = Sha256::digest(b"HelloRetryRequest");
+        let retry = [&[22, 3, 3, 0, 38, 2, 0, 0, 34, 3, 3][..], &digest].concat();
+        let asked_again = || {
+            let mut flight = Flight::of(name(), &scope);
+            flight.server_sent(&retry).unwrap();
+            flight
+        };
+        let hello = large(60_000);
+        let (unfinished, end) = hello.split_at(60_000);
+        let mut held: Vec<Flight> = (0..4).map(|_| asked_again()).collect();
+        for flight in &mut held {
+            flight.client_sent(unfinished).unwrap();
+        }
+        let each = unfinished.len() - UNCOUNTED;
+        assert_eq!(whole.taken.load(Ordering::Relaxed), 4 * each);
+        let refused = asked_again().client_sent(unfinished);
+        assert_eq!(refused, Err(FlightError::NoRoom));
+        // Usual ones need nothing, and what may go on is the relay's.
+        let usual = large(1000);
+        let mut flight = asked_again();
+        flight.client_sent(&usual).unwrap();
+        flight.client_sent(&[0; 60_000]).unwrap();
+        assert_eq!(flight.admitted().len(), usual.len() + 60_000);
+        for flight in &mut held {
+            flight.client_sent(end).unwrap();
+            assert_eq!(flight.admitted().split(), hello);
+        }
+        assert_eq!(whole.taken.load(Ordering::Relaxed), 0);
+    }
+
+    /// Gives everything at once.
+    struct AtOnce(Vec<u8>);
+
+    impl Source for AtOnce {
+        async fn more(&mut self, into: &mut BytesMut) -> Result<usize, Refusal> {
+            into.extend_from_slice(&self.0);
+            Ok(self.0.len())
+        }
+    }
+
+    /// What came behind the first hello counts until the server answers, the hello itself until it is
+    /// sent.
+    #[tokio::test]
+    async fn what_waits_behind_a_hello_counts_until_the_server_answers() {
+        let whole = Allowance::of(1024 * 1024);
+        let taken = || whole.taken.load(Ordering::Relaxed);
+        let ahead = [&[22, 3, 3, 0x2e, 0xe0][..], &[0; 12_000]].concat();
+        let mut source = AtOnce([large(10_000), ahead.clone()].concat());
+        let recorder = Recorder::silent(Arc::new(Metrics::default()));
+        let mut record = Pending::open(&recorder, Hop::Agent, ConnectionId::new());
+        let intake = read_hello(&mut source, &whole, DEADLINE, &mut record).await;
+        assert_eq!(taken(), source.0.len() - UNCOUNTED);
+        let mut flight = intake.unwrap().into_flight();
+        assert_eq!(taken(), ahead.len() - UNCOUNTED);
+        flight.server_sent(b"no retry").unwrap();
+        assert_eq!(taken(), 0);
+        assert_eq!(flight.admitted().split(), ahead);
     }
 
     #[test]

@@ -12,15 +12,16 @@ use tokio::net::TcpStream;
 use tokio::time::{Sleep, sleep};
 
 use super::{End, RelayError, Session};
-use crate::hello::FirstFlight;
+use crate::intake::Flight;
 
-/// How long a client that sent more than its first flight may wait for the server's answer.
+/// How long a client that sent more than its first flight may wait for the server's answer, and
+/// may take for its second hello.
 const LIMIT: Duration = Duration::from_secs(10);
 
 pub(super) struct Watch {
     client: End,
     /// Until it is over.
-    flight: Option<FirstFlight>,
+    flight: Option<Flight>,
     answered: bool,
     /// Running while the client waits.
     limit: Option<Pin<Box<Sleep>>>,
@@ -63,13 +64,14 @@ impl Watch {
     /// Whether the client, at this end, sent what must wait for the server's answer.
     pub(super) fn client_waits(&self, at: End) -> bool {
         let flight = self.flight.as_ref().filter(|_| at == self.client);
-        flight.is_some_and(FirstFlight::awaits_server)
+        flight.is_some_and(Flight::awaits_server)
     }
 
-    /// Ready when the client has waited for too long. What it sent ahead of time is held, and its
-    /// end is not read meanwhile; whoever does that is no ordinary client.
+    /// Ready when the client has waited for too long, or does not end its second hello. What it sent
+    /// ahead of time is held, and its end is not read meanwhile; whoever does that is no ordinary
+    /// client.
     pub(super) fn poll_limit(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if !self.client_waits(self.client) {
+        if !self.flight.as_ref().is_some_and(Flight::is_holding) {
             self.limit = None;
             return Poll::Pending;
         }
@@ -99,7 +101,7 @@ impl Watch {
 
     /// What may go on of the bytes of the client at this end, when there is something.
     pub(super) fn admitted(&mut self, at: End) -> Option<&mut BytesMut> {
-        if self.flight.as_ref().is_some_and(FirstFlight::is_over) {
+        if self.flight.as_ref().is_some_and(Flight::is_over) {
             self.flight = None;
         }
         let flight = self.flight.as_mut().filter(|_| at == self.client)?;

@@ -1,4 +1,5 @@
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader, DuplexStream};
 use tokio::net::TcpListener;
@@ -8,7 +9,8 @@ use super::*;
 use crate::addr::{ClientAddr, OriginAddr, OriginalDst};
 use crate::connection_id::ConnectionId;
 use crate::drain;
-use crate::hello::{FirstFlight, ServerName};
+use crate::hello::ServerName;
+use crate::intake::{Allowance, Flight};
 use crate::relay::slots::{POOL, SLOTS};
 use crate::tunnel::frame::{FrameHeader, Opened, ResetCode, Role};
 use crate::tunnel::header::OpenHeader;
@@ -16,6 +18,7 @@ use crate::tunnel::stream::{Answer, Idle};
 use crate::workload::Workload;
 
 mod idle;
+mod second;
 
 type Wire = BufReader<DuplexStream>;
 
@@ -81,7 +84,7 @@ fn fresh_session(client: End) -> Session {
     let name = ServerName::parse(b"en.wikipedia.org").unwrap();
     Session {
         client,
-        flight: FirstFlight::of(name),
+        flight: Flight::of(name, &Allowance::of_process()),
     }
 }
 

@@ -3,7 +3,8 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
 use super::*;
-use crate::hello::{FirstFlight, ServerName};
+use crate::hello::ServerName;
+use crate::intake::{Allowance, Flight};
 
 const LONG: Duration = Duration::from_secs(3600);
 const MEBIBYTE: usize = 1 << 20;
@@ -22,7 +23,7 @@ fn spawn(mut socket: TcpStream, wire: DuplexStream, client: End) -> JoinHandle<C
     let name = ServerName::parse(b"en.wikipedia.org").unwrap();
     let session = Session {
         client,
-        flight: FirstFlight::of(name),
+        flight: Flight::of(name, &Allowance::of_process()),
     };
     tokio::spawn(async move {
         let mut transport = BufReader::new(wire);
@@ -120,7 +121,7 @@ async fn a_cut_keeps_the_counts() {
     let name = ServerName::parse(b"en.wikipedia.org").unwrap();
     let session = Session {
         client: End::Socket,
-        flight: FirstFlight::of(name),
+        flight: Flight::of(name, &Allowance::of_process()),
     };
     let (cut, told) = tokio::sync::oneshot::channel::<()>();
     let acting = async {
