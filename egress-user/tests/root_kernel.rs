@@ -29,6 +29,8 @@ mod full;
 mod guard;
 #[path = "root_kernel/lifetime.rs"]
 mod lifetime;
+#[path = "root_kernel/local.rs"]
+mod local;
 #[path = "root_kernel/memory.rs"]
 mod memory;
 #[path = "root_kernel/pins.rs"]
