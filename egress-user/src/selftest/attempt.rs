@@ -176,71 +176,65 @@ fn make_attempt(attempt: &Attempt) -> Result<(), Outcome> {
         Attempt::Routed => astray::by_the_canary(),
         Attempt::ByDevice { bound } => astray::by_device(*bound),
         Attempt::FastOpen(form) => fast_open(*form),
-        Attempt::FastOpenConnect => {
-            const TCP_FASTOPEN_CONNECT: i32 = 30;
-            let socket = tcp()?;
-            set(
-                &socket,
-                libc::IPPROTO_TCP,
-                TCP_FASTOPEN_CONNECT,
-                &1_i32.to_ne_bytes(),
-            )?;
-            connect(&socket, dst)?;
-            socket.send(b"early").map(drop).map_err(failed)
-        }
+        Attempt::FastOpenConnect => fast_open_connect(&tcp()?, dst),
         Attempt::Ring => ring::connect(&tcp()?, dst),
-        Attempt::Bound => {
-            let socket = tcp()?;
-            let own = SocketAddr::from((OWN_V4, 0));
-            socket.bind(&own.into()).map_err(failed)?;
-            connect(&socket, dst)
-        }
-        Attempt::Marked => {
-            let socket = tcp()?;
-            socket.set_mark(0x2a).map_err(failed)?;
-            connect(&socket, dst)
-        }
-        Attempt::Transparent => {
-            const IP_TRANSPARENT: i32 = 19;
-            let socket = tcp()?;
-            set(&socket, libc::SOL_IP, IP_TRANSPARENT, &1_i32.to_ne_bytes())?;
-            let foreign = SocketAddr::from((ELSEWHERE, 0));
-            socket.bind(&foreign.into()).map_err(failed)?;
-            connect(&socket, dst)
-        }
-        Attempt::BoundToDevice => {
-            let socket = tcp()?;
-            socket
-                .bind_device(Some(tun::NAME.as_bytes()))
-                .map_err(failed)?;
-            connect(&socket, dst)
-        }
-        Attempt::Again => {
-            let socket = tcp()?;
-            connect(&socket, SocketAddr::from((ELSEWHERE, CAPTURED)))?;
-            connect_unspec(&socket).map_err(|errno| failed(errno.into()))?;
-            connect(&socket, dst)
-        }
-        Attempt::NewNamespace => {
-            // SAFETY: the process has one thread, and a namespace of the network has no memory.
-            unsafe { unshare_unsafe(UnshareFlags::NEWNET) }
-                .map_err(|errno| failed(errno.into()))?;
-            connect(&tcp()?, dst)
-        }
+        Attempt::Bound
+        | Attempt::Marked
+        | Attempt::Transparent
+        | Attempt::BoundToDevice
+        | Attempt::Again
+        | Attempt::NewNamespace => connect(&odd_one(attempt)?, dst),
         Attempt::Raw(form) => send_raw(*form, libc::IPPROTO_TCP, &packet::syn(CAPTURED)),
         Attempt::RawHeader { tcp } => send_raw(Form::V4, libc::IPPROTO_RAW, &whole_packet(*tcp)),
         Attempt::Frame { queued } => send_frame(*queued),
-        Attempt::Listener(port) => {
-            let listener = SocketAddr::from((Ipv4Addr::LOCALHOST, *port));
-            let socket = tcp()?;
-            connect(&socket, listener)?;
-            socket.set_read_timeout(Some(PATIENCE)).map_err(failed)?;
-            let mut buffer = [MaybeUninit::uninit(); 1];
-            socket.recv(&mut buffer).map(drop).map_err(failed)
-        }
+        Attempt::Listener(port) => listen_to_listener(&tcp()?, *port),
         // These were made by their process.
         Attempt::Wait | Attempt::MadeBefore | Attempt::Inherited | Attempt::Forked => Ok(()),
     }
+}
+
+/// A socket that something was done to before it connects, or that was made somewhere else.
+fn odd_one(attempt: &Attempt) -> Result<Socket, Outcome> {
+    const IP_TRANSPARENT: i32 = 19;
+
+    if *attempt == Attempt::NewNamespace {
+        // SAFETY: the process has one thread, and a namespace of the network has no memory.
+        unsafe { unshare_unsafe(UnshareFlags::NEWNET) }.map_err(|errno| failed(errno.into()))?;
+    }
+    let socket = make(Transport::Tcp, Form::V4)?;
+    let bind = |ip: Ipv4Addr| socket.bind(&SocketAddr::from((ip, 0)).into());
+    let done = match attempt {
+        Attempt::Bound => bind(OWN_V4),
+        Attempt::Marked => socket.set_mark(0x2a),
+        Attempt::Transparent => {
+            set(&socket, libc::SOL_IP, IP_TRANSPARENT, &1_i32.to_ne_bytes())?;
+            bind(ELSEWHERE)
+        }
+        Attempt::BoundToDevice => socket.bind_device(Some(tun::NAME.as_bytes())),
+        Attempt::Again => {
+            connect(&socket, SocketAddr::from((ELSEWHERE, CAPTURED)))?;
+            connect_unspec(&socket).map_err(Into::into)
+        }
+        _ => Ok(()),
+    };
+    done.map_err(failed)?;
+    Ok(socket)
+}
+
+fn fast_open_connect(socket: &Socket, dst: SocketAddr) -> Result<(), Outcome> {
+    const TCP_FASTOPEN_CONNECT: i32 = 30;
+
+    let on = 1_i32.to_ne_bytes();
+    set(socket, libc::IPPROTO_TCP, TCP_FASTOPEN_CONNECT, &on)?;
+    connect(socket, dst)?;
+    socket.send(b"early").map(drop).map_err(failed)
+}
+
+fn listen_to_listener(socket: &Socket, port: u16) -> Result<(), Outcome> {
+    connect(socket, SocketAddr::from((Ipv4Addr::LOCALHOST, port)))?;
+    socket.set_read_timeout(Some(PATIENCE)).map_err(failed)?;
+    let mut buffer = [MaybeUninit::uninit(); 1];
+    socket.recv(&mut buffer).map(drop).map_err(failed)
 }
 
 fn destination(form: Form, port: u16) -> SocketAddr {
