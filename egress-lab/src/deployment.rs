@@ -445,7 +445,19 @@ fn agent_section(lab: &Lab, cgroup: &Cgroup, setup: &Setup<'_>) -> String {
         cgroup = cgroup.path().display(),
         namespace = lab.app.namespace.path().display(),
     );
-    for line in setup.capture {
+    // An agent that does not get a processor for a while is refused nothing, unless that is what is
+    // tested.
+    let heartbeat = "heartbeat: 60s";
+    let is_said = setup
+        .capture
+        .iter()
+        .any(|line| line.starts_with("heartbeat:"));
+    for line in setup
+        .capture
+        .iter()
+        .copied()
+        .chain((!is_said).then_some(heartbeat))
+    {
         // Writing to a string does not fail.
         let line = line.replace("CGROUP", &cgroup.path().display().to_string());
         let _ = writeln!(section, "  {line}");
