@@ -14,7 +14,7 @@ use anyhow::{Context as _, bail};
 use rustix::net::netdevice::name_to_index;
 use rustix::net::sockopt::{Timeout, set_socket_recv_buffer_size_force, set_socket_timeout};
 use rustix::net::{
-    AddressFamily, Protocol, SendFlags, SocketAddrV4, SocketFlags, SocketType, sendto, socket_with,
+    AddressFamily, SendFlags, SocketAddrV4, SocketFlags, SocketType, sendto, socket_with,
 };
 
 use crate::lab::{Host, Lab};
@@ -69,9 +69,9 @@ const PACKET: u16 = AddressFamily::PACKET.as_raw();
 )]
 const EVERY_PROTOCOL: u16 = libc::ETH_P_ALL as u16;
 
-/// The protocol of the marks, which go to the internet's end of the link: one for experiments (RFC
-/// 3692, section 2.1), and without ports, so that no rule about ports is in its way.
-const MARK: u8 = 253;
+/// The port of the marks, which go to the internet's end of the link: that of the discard service (RFC
+/// 863). They are TCP segments that open no connection, which no rule is in the way of.
+const MARK: u16 = 9;
 
 impl Wire {
     /// Starts watching what leaves `host`.
@@ -109,9 +109,9 @@ impl Wire {
     /// would make "nothing seen" worthless.
     pub fn seen(&self, host: &Host) -> anyhow::Result<BTreeMap<Target, Count>> {
         let mark = Target {
-            protocol: MARK,
+            protocol: TCP,
             address: host.next_hop.into(),
-            port: 0,
+            port: MARK,
         };
         host.namespace.run(|| send_mark(host.next_hop))??;
         let marks = self.marks.fetch_add(1, Ordering::Relaxed) + 1;
@@ -230,11 +230,16 @@ fn send_mark(to: Ipv4Addr) -> io::Result<()> {
         AddressFamily::INET,
         SocketType::RAW,
         SocketFlags::CLOEXEC,
-        std::num::NonZeroU32::new(MARK.into()).map(Protocol::from_raw),
+        Some(rustix::net::ipproto::TCP),
     )?;
+    // RFC 9293, section 3.1: ports, numbers, five words of header, and RST, which nobody answers.
+    let mut segment = [0; 20];
+    segment[..2].copy_from_slice(&MARK.to_be_bytes());
+    segment[2..4].copy_from_slice(&MARK.to_be_bytes());
+    segment[12..14].copy_from_slice(&[5 << 4, 0x04]);
     sendto(
         &socket,
-        b"mark",
+        &segment,
         SendFlags::empty(),
         &SocketAddrV4::new(to, 0),
     )?;
