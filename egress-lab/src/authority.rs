@@ -1,6 +1,7 @@
 //! A throw-away certificate authority for the origins.
 
-use std::fs;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use rcgen::{
@@ -40,6 +41,9 @@ impl Authority {
             directory: directory.to_owned(),
         };
         fs::write(authority.certificate(), authority.issuer.pem())?;
+        // For clients of every user, whatever the umask.
+        let readable = Permissions::from_mode(0o644);
+        fs::set_permissions(authority.certificate(), readable)?;
         Ok(authority)
     }
 
