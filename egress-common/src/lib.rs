@@ -37,6 +37,6 @@ pub use scope::{
 };
 pub use sent::{Bypass, Sender, Sent, decide_packet};
 pub use socket::{
-    NewSocket, SocketVerdict, Unjudged, decide_option, decide_socket, is_free_option, is_judged,
+    NewSocket, SetOption, SocketVerdict, Unjudged, decide_option, decide_socket, is_judged,
 };
 pub use unread::{Unread, decide_unread};

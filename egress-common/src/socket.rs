@@ -1,6 +1,6 @@
 //! The decision about every socket that is made, and about its options.
 
-use crate::{COMM_LEN, Caller, ScopeConfig, Settings};
+use crate::{COMM_LEN, Caller, Fallback, ScopeConfig, Settings};
 
 /// A socket of the internet families, as it is made.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -63,39 +63,64 @@ pub fn decide_socket(
     }
 }
 
-/// Whether everybody may set a socket option, captured or not.
-#[inline(always)]
-pub const fn is_free_option(level: i32, option: i32) -> bool {
-    const SOL_PACKET: i32 = 263;
-    const PACKET_QDISC_BYPASS: i32 = 20;
-    const SOL_XDP: i32 = 283;
-    const SOL_IP: i32 = 0;
-    const IP_TRANSPARENT: i32 = 19;
-    const SOL_IPV6: i32 = 41;
-    const IPV6_TRANSPARENT: i32 = 75;
+/// A socket option that is set.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SetOption {
+    /// The level (`SOL_`).
+    pub level: i32,
+    /// The option's number.
+    pub option: i32,
+    /// The family of the socket (`AF_`).
+    pub family: u32,
+    /// Its kind (`SOCK_`).
+    pub kind: u32,
+}
 
-    !matches!(
-        (level, option),
-        (SOL_PACKET, PACKET_QDISC_BYPASS)
+impl SetOption {
+    /// Whether everybody may set it, captured or not.
+    #[inline(always)]
+    pub const fn is_free(&self) -> bool {
+        const SOL_PACKET: i32 = 263;
+        const PACKET_QDISC_BYPASS: i32 = 20;
+        const SOL_XDP: i32 = 283;
+        const SOL_IP: i32 = 0;
+        const IP_FREEBIND: i32 = 15;
+        const IP_TRANSPARENT: i32 = 19;
+        const SOL_IPV6: i32 = 41;
+        const IPV6_TRANSPARENT: i32 = 75;
+        const IPV6_FREEBIND: i32 = 78;
+        const AF_INET6: u32 = 10;
+
+        match (self.level, self.option) {
+            (SOL_PACKET, PACKET_QDISC_BYPASS)
             | (SOL_XDP, _)
             | (SOL_IP, IP_TRANSPARENT)
-            | (SOL_IPV6, IPV6_TRANSPARENT)
-    )
+            | (SOL_IPV6, IPV6_TRANSPARENT) => false,
+            // By IPv4 there is no way from a foreign address to loopback, and datagrams go to none.
+            (SOL_IP, IP_FREEBIND) | (SOL_IPV6, IPV6_FREEBIND) => {
+                self.family != AF_INET6 || self.kind != SOCK_STREAM
+            }
+            _ => true,
+        }
+    }
 }
 
 /// Whether a socket option may be set; `scope` is that of the socket's network namespace. In a
 /// captured one, options may not that let a packet or XDP socket hand its frames to the device
 /// past the programs on it, nor those that give a socket a source address that is not its own: the
 /// answers of the agent's listener would leave the namespace, and the connect would hang.
+///
+/// What is set before the capture would hold in it: a namespace that is not captured yet is treated
+/// as its connections are.
 #[inline(always)]
 pub fn decide_option(
     settings: &Settings,
     scope: Option<&ScopeConfig>,
     cgroup: u64,
-    level: i32,
-    option: i32,
+    option: &SetOption,
 ) -> bool {
-    is_free_option(level, option) || scope.is_none() || settings.exempts(cgroup)
+    let captured = scope.is_some() || settings.unregistered() == Fallback::Refuse;
+    option.is_free() || !captured || settings.exempts(cgroup)
 }
 
 /// What is stored with a socket whose `connect` or `sendmsg` nothing judges: who made it, in which
@@ -157,7 +182,7 @@ impl Unjudged {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{EXEMPT_CGROUPS, Fallback, Port};
+    use crate::{EXEMPT_CGROUPS, Port};
 
     const ANY: [(u32, u32); 12] = [
         (SOCK_STREAM, TCP),
@@ -203,7 +228,7 @@ mod tests {
 
     #[test]
     fn options_past_the_guard_are_for_others() {
-        let settings = Settings::new([7, 0, 0, 0], Fallback::Refuse);
+        let exempt = [7, 0, 0, 0];
         let scope = ScopeConfig::new(Port::from_host(1), Port::NONE);
         for (level, option, harmless) in [
             (263, 20, false),
@@ -211,14 +236,51 @@ mod tests {
             (283, 4, false),
             (0, 19, false),
             (41, 75, false),
+            (0, 15, false),
+            (41, 78, false),
             (1, 20, true),
             (0, 20, true),
             (6, 1, true),
+            (41, 15, true),
         ] {
-            let may = |scope, cgroup| decide_option(&settings, scope, cgroup, level, option);
-            assert_eq!(may(Some(&scope), 1), harmless, "{level} {option}");
-            assert!(may(Some(&scope), 7), "exempt");
-            assert!(may(None, 1), "not captured");
+            let option = SetOption {
+                level,
+                option,
+                family: 10,
+                kind: SOCK_STREAM,
+            };
+            for unregistered in [Fallback::Refuse, Fallback::Pass] {
+                let settings = Settings::new(exempt, unregistered);
+                let may = |scope, cgroup| decide_option(&settings, scope, cgroup, &option);
+                assert_eq!(option.is_free(), harmless, "{option:?}");
+                assert_eq!(may(Some(&scope), 1), harmless, "{option:?}");
+                assert!(may(Some(&scope), 7), "exempt");
+                let free = harmless || unregistered == Fallback::Pass;
+                assert_eq!(may(None, 1), free, "not captured: {option:?}");
+                assert!(may(None, 7), "exempt");
+            }
+        }
+    }
+
+    /// Servers bind so, and clients of IPv4 are told at once.
+    #[test]
+    fn a_foreign_address_is_harmless_where_nothing_is_redirected_to_ipv6() {
+        for (level, option) in [(0, 15), (41, 78)] {
+            for (family, kind, free) in [
+                (2, SOCK_STREAM, true),
+                (2, SOCK_DGRAM, true),
+                (10, SOCK_STREAM, false),
+                (10, SOCK_DGRAM, true),
+                (10, SOCK_RAW, true),
+            ] {
+                let option = SetOption {
+                    level,
+                    option,
+                    family,
+                    kind,
+                };
+                assert_eq!(option.is_free(), free, "{option:?}");
+            }
         }
     }
 

@@ -78,6 +78,9 @@ fn pass(ctx: &SockAddrContext, judged: &Judged) -> i32 {
 
 #[inline(always)]
 fn redirect<F: Family>(ctx: &SockAddrContext, judged: &Judged, to: Redirect) -> Result<(), Refuse> {
+    if F::is_link_local(socket(ctx)) {
+        return Err(Refuse::BoundDevice);
+    }
     release_from_device(ctx)?;
     let stored = storage(ctx)?;
     let attempt = &judged.attempt;

@@ -7,7 +7,7 @@ use aya_ebpf::{
     },
     programs::SockoptContext,
 };
-use egress_common::{Addr, COMM_LEN, Caller, Counter, Port, Target, decide_option, is_free_option};
+use egress_common::{Addr, COMM_LEN, Caller, Counter, Port, SetOption, Target, decide_option};
 
 use crate::{
     ALLOW, DENY, evidence,
@@ -18,14 +18,17 @@ use crate::{
 pub(crate) fn setsockopt(ctx: &SockoptContext) -> i32 {
     // SAFETY: the kernel hands a valid context to the program, with these words. A length of zero
     // tells it to take the option as the application gave it, of whatever length.
-    let (level, option) = unsafe {
+    let option = unsafe {
         (&raw mut (*ctx.sockopt).optlen).write_volatile(0);
-        (
-            (&raw const (*ctx.sockopt).level).read_volatile(),
-            (&raw const (*ctx.sockopt).optname).read_volatile(),
-        )
+        let sk = (*ctx.sockopt).__bindgen_anon_1.sk;
+        SetOption {
+            level: (&raw const (*ctx.sockopt).level).read_volatile(),
+            option: (&raw const (*ctx.sockopt).optname).read_volatile(),
+            family: (&raw const (*sk).family).read_volatile(),
+            kind: (&raw const (*sk).type_).read_volatile(),
+        }
     };
-    if is_free_option(level, option) {
+    if option.is_free() {
         return ALLOW;
     }
     // SAFETY: the helper takes nothing and only reads the current task.
@@ -34,7 +37,7 @@ pub(crate) fn setsockopt(ctx: &SockoptContext) -> i32 {
     let netns = unsafe { bpf_get_netns_cookie(ctx.as_ptr()) };
     let scope = maps::scope(netns);
     match maps::settings() {
-        Some(settings) if decide_option(settings, scope, cgroup, level, option) => ALLOW,
+        Some(settings) if decide_option(settings, scope, cgroup, &option) => ALLOW,
         _ => refuse(cgroup, netns),
     }
 }

@@ -1,7 +1,7 @@
 //! The socket address in a hook's context, one type for each family: the verifier lets a program
 //! touch only the fields of the family it is attached for.
 
-use aya_ebpf::programs::SockAddrContext;
+use aya_ebpf::{bindings::bpf_sock, programs::SockAddrContext};
 use egress_common::{Addr, Form, Port};
 
 /// A socket address as the application gave it.
@@ -20,6 +20,10 @@ pub(crate) trait Family {
     /// Replaces the socket address in the context; `None`, and no change, where the family cannot
     /// hold the address.
     fn write(ctx: &SockAddrContext, addr: Addr, port: Port) -> Option<()>;
+
+    /// Whether the socket is bound to an address that holds on one link alone, so that answers from
+    /// loopback do not find it. By IPv4 the connect fails by itself.
+    fn is_link_local(socket: *const bpf_sock) -> bool;
 }
 
 /// `AF_INET`.
@@ -70,6 +74,11 @@ impl Family for V4 {
         write_port(ctx, port);
         Some(())
     }
+
+    #[inline(always)]
+    fn is_link_local(_: *const bpf_sock) -> bool {
+        false
+    }
 }
 
 impl Family for V6 {
@@ -102,6 +111,13 @@ impl Family for V6 {
         }
         write_port(ctx, port);
         Some(())
+    }
+
+    #[inline(always)]
+    fn is_link_local(socket: *const bpf_sock) -> bool {
+        // SAFETY: a socket address program's context always has its socket, whose words are readable.
+        let first = unsafe { (&raw const (*socket).src_ip6[0]).read_volatile() };
+        Addr::from_be_words([first, 0, 0, 0]).is_link_local_v6()
     }
 }
 

@@ -1,9 +1,12 @@
 //! Sockets that are not plain: each is redirected or refused, and never gets through.
 
+use std::net::SocketAddrV6;
+
 use crate::client::{MPTCP, Outcome, Script, Step, TCP};
 use crate::world::{World, attached, read_all};
 
 const NOBODY: u32 = 65534;
+const IP_FREEBIND: (i32, i32) = (libc::SOL_IP, 15);
 
 #[test]
 fn bound_to_a_source_address() {
@@ -234,12 +237,15 @@ fn made_before_capture() {
 fn a_transparent_socket_is_none() {
     const IP_TRANSPARENT: (i32, i32) = (libc::SOL_IP, 19);
     const IPV6_TRANSPARENT: (i32, i32) = (libc::SOL_IPV6, 75);
+    const IPV6_FREEBIND: (i32, i32) = (libc::SOL_IPV6, 78);
 
     let mut world = World::new();
     let mut events = world.capture.events().unwrap();
     for (dst, foreign, (level, option)) in [
         ("192.0.2.1:443", "198.51.100.9:0", IP_TRANSPARENT),
         ("[2001:db8::1]:443", "[2001:db8:9::9]:0", IPV6_TRANSPARENT),
+        ("[2001:db8::1]:443", "[2001:db8:9::9]:0", IPV6_FREEBIND),
+        ("[2001:db8::1]:443", "[2001:db8:9::9]:0", IP_FREEBIND),
     ] {
         let script = Script::connect(dst)
             .first(Step::Bind(foreign.parse().unwrap()))
@@ -259,19 +265,40 @@ fn a_transparent_socket_is_none() {
     world.place.origin_is_untouched();
 }
 
-/// Anybody may bind to a foreign address so; from it there is no way to loopback.
+/// Anybody may bind to a foreign address so; by IPv4 there is no way from it to loopback.
 #[test]
 fn bound_to_a_foreign_source_address() {
-    const IP_FREEBIND: i32 = 15;
-
     let world = World::new();
     let script = Script::connect("192.0.2.1:443")
         .first(Step::Bind("198.51.100.9:0".parse().unwrap()))
-        .first(Step::Option(libc::SOL_IP, IP_FREEBIND));
+        .first(Step::Option(IP_FREEBIND.0, IP_FREEBIND.1));
     let outcomes = world.run(&script);
     assert_eq!(outcomes[..2], [Outcome::Done; 2]);
     let nowhere = [libc::EINVAL, libc::ENETUNREACH].map(Outcome::Failed);
     assert!(nowhere.contains(&outcomes[2]), "{outcomes:?}");
+    world.place.agent_is_untouched();
+    world.place.origin_is_untouched();
+}
+
+/// It holds on its own link alone, where the answers of the agent's listener would go.
+#[test]
+fn bound_to_a_link_local_source_address() {
+    const OWN: &str = "fe80::2";
+
+    let mut world = World::new();
+    let mut events = world.capture.events().unwrap();
+    let own = format!("addr add {OWN}/64 dev eth0 nodad\n");
+    world.place.workload.ip(&own).unwrap();
+    // SAFETY: a string that ends with a zero.
+    let index = || unsafe { libc::if_nametoindex(c"eth0".as_ptr()) };
+    let index = world.place.workload.run(index).unwrap();
+    let source = SocketAddrV6::new(OWN.parse().unwrap(), 0, 0, index);
+    let script = Script::connect("[2001:db8::1]:443").first(Step::Bind(source.into()));
+    for script in [script.clone(), script.user(NOBODY)] {
+        assert_eq!(world.run(&script), [Outcome::Done, Outcome::REFUSED]);
+        let event = events.take().unwrap();
+        assert_eq!(event.reason, "refuse_bound_device");
+    }
     world.place.agent_is_untouched();
     world.place.origin_is_untouched();
 }

@@ -1,11 +1,12 @@
 //! A strict scope: sockets that nothing would judge are not made.
 
-use egress_user::agent::capture::Scope;
+use egress_lab::Cgroup;
+use egress_user::agent::capture::{CaptureOptions, Fallback, Scope};
 use egress_user::netns::Netns;
 
 use crate::client::{Outcome, Script, Step, TCP, UDP};
 use crate::craft::{Above, Craft, PACKET_QDISC_BYPASS, Way};
-use crate::world::{World, options};
+use crate::world::{Place, World, attached, options};
 
 const INET: i32 = libc::AF_INET;
 const INET6: i32 = libc::AF_INET6;
@@ -149,4 +150,23 @@ fn the_option_that_passes_the_guard_is_refused() {
     assert_eq!(world.run(&script(PACKET_LOSS)), [Outcome::Done]);
     let outside = world.place.start_outside(&bypass).outcomes();
     assert_eq!(outside, [Outcome::Done]);
+}
+
+/// A socket that has it from before the capture would keep it.
+#[test]
+fn nor_may_it_be_set_before_the_capture_where_that_is_refused() {
+    let bypass = Script::new(false, TCP).then(Step::PacketOption(PACKET_QDISC_BYPASS));
+    for (unregistered, expected) in [
+        (Fallback::Refuse, Outcome::REFUSED),
+        (Fallback::Pass, Outcome::Done),
+    ] {
+        let options = CaptureOptions {
+            unregistered,
+            ..options()
+        };
+        let place = Place::new();
+        let cgroup = Cgroup::new().unwrap();
+        let _capture = attached(&cgroup, &options);
+        assert_eq!(place.start(&cgroup, &bypass).outcomes(), [expected]);
+    }
 }
