@@ -30,7 +30,7 @@ const REQUEST_LIMIT: Duration = Duration::from_secs(30);
 /// OpenMetrics' content type, as prometheus-client writes it.
 const METRICS_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// Says what keeps the process from being ready; empty when it is.
+/// Says what keeps the process from being ready; empty when it is. It may block for a while.
 pub type Readiness = Arc<dyn Fn() -> Vec<String> + Send + Sync>;
 
 /// The admin address cannot be used.
@@ -97,8 +97,8 @@ impl Admin {
 
     async fn serve(&self, socket: TcpStream, draining: impl Fn() -> bool) {
         let answer = service_fn(|request: Request<Incoming>| {
-            let response = self.answer(&request, draining());
-            async move { Ok::<_, Infallible>(response) }
+            let draining = draining();
+            async move { Ok::<_, Infallible>(self.answer(&request, draining).await) }
         });
         let served = hyper::server::conn::http1::Builder::new()
             .timer(TokioTimer::new())
@@ -113,7 +113,7 @@ impl Admin {
         }
     }
 
-    fn answer(&self, request: &Request<Incoming>, draining: bool) -> Response<Full<Bytes>> {
+    async fn answer(&self, request: &Request<Incoming>, draining: bool) -> Response<Full<Bytes>> {
         if request.method() != Method::GET {
             return text(
                 StatusCode::METHOD_NOT_ALLOWED,
@@ -128,7 +128,7 @@ impl Admin {
                 response
             }
             "/healthz" => text(StatusCode::OK, "alive\n".to_owned()),
-            "/readyz" => self.ready(draining),
+            "/readyz" => self.ready(draining).await,
             _ => text(
                 StatusCode::NOT_FOUND,
                 "here are /metrics, /healthz and /readyz\n".to_owned(),
@@ -136,8 +136,11 @@ impl Admin {
         }
     }
 
-    fn ready(&self, draining: bool) -> Response<Full<Bytes>> {
-        let mut missing = (self.readiness)();
+    async fn ready(&self, draining: bool) -> Response<Full<Bytes>> {
+        let readiness = self.readiness.clone();
+        let asked = tokio::task::spawn_blocking(move || readiness()).await;
+        let mut missing =
+            asked.unwrap_or_else(|_| vec!["what is missing cannot be told".to_owned()]);
         if draining {
             missing.push("draining".to_owned());
         }
@@ -191,6 +194,29 @@ mod tests {
                 .contains("egress_unclaimed_total 1")
         );
         assert!(get(addr, "/other").await.starts_with("HTTP/1.1 404"));
+    }
+
+    /// It may take a while to find out what is missing; meanwhile the runtime has other work.
+    #[tokio::test]
+    async fn readiness_holds_nobody_up() {
+        let (_drainer, drain) = drain::channel();
+        let (found_out, finding_out) = std::sync::mpsc::channel();
+        let finding_out = std::sync::Mutex::new(finding_out);
+        let readiness: Readiness = Arc::new(move || {
+            let found_out = finding_out.lock().unwrap();
+            let missing = found_out.recv_timeout(Duration::from_secs(60));
+            vec![missing.unwrap_or("asked for too long").to_owned()]
+        });
+        let local = "127.0.0.1:0".parse().unwrap();
+        let admin = Admin::bind(local, Arc::default(), readiness).await.unwrap();
+        let addr = admin.addr();
+        tokio::spawn(admin.run(drain.observer()));
+        let ready = tokio::spawn(async move { get(addr, "/readyz").await });
+        tokio::task::yield_now().await;
+        assert!(get(addr, "/healthz").await.starts_with("HTTP/1.1 200"));
+        found_out.send("gateway").unwrap();
+        let ready = ready.await.unwrap();
+        assert!(ready.ends_with("not ready: gateway\n"), "{ready}");
     }
 
     #[tokio::test]

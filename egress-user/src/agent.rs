@@ -22,7 +22,6 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 
 use crate::addr::ClientAddr;
-use crate::descriptors;
 use crate::drain::Drain;
 use crate::in_force::InForce;
 use crate::intake::Allowance;
@@ -64,14 +63,9 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// The usual limits, as far as this process may open files.
-    pub fn within_descriptors() -> Limits {
-        Limits::within(descriptors::room_for(2))
-    }
-
     /// The usual limits where there is room for so many connections: a scope may have half of them
     /// at the most.
-    fn within(room: usize) -> Limits {
+    pub fn within(room: usize) -> Limits {
         let whole = Limits::of_one_workload(room);
         let of_scope = whole.connections.div_ceil(2);
         Limits {

@@ -40,6 +40,8 @@ mod failures;
 mod flights;
 #[path = "root_end_to_end/gateways.rs"]
 mod gateways;
+#[path = "root_end_to_end/greedy.rs"]
+mod greedy;
 #[path = "root_end_to_end/half_close.rs"]
 mod half_close;
 #[path = "root_end_to_end/identity.rs"]

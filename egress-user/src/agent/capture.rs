@@ -41,11 +41,11 @@ pub use egress_common::{Fallback, PrefixAction, PrefixRule};
 pub use error::CaptureError;
 pub use events::{EventStream, Events, KernelEvent};
 pub use flows::{Claim, FlowRecord, Flows};
+pub use guard::{Guards, count_interfaces};
+pub use heartbeat::Heartbeat;
 pub use pins::{check_pins, cleanup};
 
 use cgroups::Captured;
-use guard::Guards;
-use heartbeat::Heartbeat;
 use link::Link;
 
 use crate::addr::OriginalDst;
@@ -163,35 +163,27 @@ impl Capture {
             .map_err(error::write(maps::SCOPES))
     }
 
-    /// Says that this process lives. While it is not said for longer than
-    /// [`CaptureOptions::heartbeat`], nothing is redirected: connects fail at once instead of
-    /// waiting for a process that is stopped.
-    ///
-    /// # Errors
-    /// Fails when the kernel refuses.
-    pub fn beat(&mut self) -> Result<(), CaptureError> {
-        self.heartbeat.beat()
+    /// A handle by which this process says that it lives.
+    pub fn heartbeat(&self) -> Heartbeat {
+        self.heartbeat.clone()
     }
 
-    /// Puts a guard on every way out of a captured network namespace: on each of its network
-    /// devices but loopback that has none yet. What [`attach`](Self::attach) cannot see is dropped
-    /// there: frames of packet sockets, packets of sockets from outside of the cgroup, and
-    /// forwarded ones. Gives the names of the devices that are guarded now.
-    ///
-    /// It is for namespaces that belong to workloads alone: others in the namespace, which no
-    /// cgroup exempts, are held to the same rules. Devices that are made later are not guarded
-    /// until this is called again. The guards are taken away with the
-    /// [scope](Self::remove_scope), and when this is dropped, unless they are [pinned](Self::pin).
-    /// Before Linux 6.15 those of a process that is killed stay on their devices as they are, until
-    /// the next process guards them or takes them away.
-    ///
-    /// It blocks for the time of a thread's life; not to be called on an async worker.
+    /// A handle by which guards are put on devices and taken off: that takes its time, which those
+    /// who need this owner should not wait for.
     ///
     /// # Errors
-    /// Fails when the namespace cannot be entered, the kernel refuses, or packets on a device begin
-    /// with a header that is not known; the other devices are guarded all the same.
+    /// Fails when the kernel rejects the programs.
+    pub fn guards(&mut self) -> Result<Guards, CaptureError> {
+        self.guards.load(&mut self.ebpf)?;
+        Ok(self.guards.clone())
+    }
+
+    /// As [`Guards::guard`], however many devices there are.
+    ///
+    /// # Errors
+    /// As there.
     pub fn guard_interfaces(&mut self, netns: &Netns) -> Result<Vec<String>, CaptureError> {
-        self.guards.guard(&mut self.ebpf, netns)
+        self.guards()?.guard(netns, usize::MAX)
     }
 
     /// Ends the capture of a network namespace: it is unregistered from now on.

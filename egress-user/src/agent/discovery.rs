@@ -5,6 +5,10 @@
 //! its cgroup, so a cgroup that has changed is looked at again a few times. A slow
 //! walk over everything finds what no event announced, and what is gone.
 
+mod captured;
+mod outside;
+mod pattern;
+
 use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::io;
@@ -21,6 +25,8 @@ use super::handover::Inherited;
 use super::scopes::Scopes;
 use crate::drain::Observer;
 use crate::netns::Netns;
+use outside::Outside;
+use pattern::{fits, is_pattern};
 
 /// When a cgroup that has changed is looked at again.
 const SETTLING: [Duration; 7] = [
@@ -64,8 +70,7 @@ pub struct Discovery {
     watches: HashMap<i32, Watch>,
     watched: HashSet<PathBuf>,
     due: Vec<(Instant, PathBuf)>,
-    /// Namespaces that could not be captured, said once.
-    failed: HashSet<u64>,
+    outside: Outside,
     /// Namespaces that the last complete walk did not find.
     missed: HashSet<u64>,
     /// Everything is looked at, threads included.
@@ -97,7 +102,7 @@ impl Discovery {
             watches: HashMap::new(),
             watched: HashSet::new(),
             due: Vec::new(),
-            failed: HashSet::new(),
+            outside: Outside::default(),
             missed: HashSet::new(),
             walking: false,
             incomplete: false,
@@ -147,27 +152,6 @@ impl Discovery {
         }
     }
 
-    /// Has a captured cgroup that is made anew captured as well, as soon as it is there.
-    fn follow_cgroups(&mut self) {
-        match self.scopes.follow_cgroups() {
-            Ok(followed) => {
-                self.unfollowed = false;
-                for path in followed {
-                    tracing::warn!(
-                        "the cgroup {} was removed and made again: it is captured again, from now on",
-                        path.display()
-                    );
-                }
-            }
-            Err(error) => {
-                if !std::mem::replace(&mut self.unfollowed, true) {
-                    let error = anyhow::Error::new(error);
-                    tracing::warn!("a cgroup that was made again is not captured: {error:#}");
-                }
-            }
-        }
-    }
-
     fn wait(&self, timeout: Duration) {
         let mut fds = [PollFd::new(&self.inotify, PollFlags::IN)];
         let timeout = Timespec::try_from(timeout).ok();
@@ -207,32 +191,28 @@ impl Discovery {
         let (ready, later): (Vec<_>, Vec<_>) = self.due.drain(..).partition(|(due, _)| *due <= now);
         self.due = later;
         let paths: HashSet<PathBuf> = ready.into_iter().map(|(_, path)| path).collect();
-        for path in paths {
-            self.look_at(&path, &mut HashSet::new());
+        for path in &paths {
+            self.look_at(path, &mut HashSet::new());
+        }
+        if !paths.is_empty() {
+            self.tell();
         }
     }
 
-    /// Has inotify wake this thread when one of the captured cgroups is made again.
-    fn watch_captured(&mut self) {
-        let parents = self
-            .scopes
-            .cgroups()
-            .iter()
-            .filter_map(|path| path.parent());
-        for parent in parents {
-            // Without, it takes as long as a look at whether the process is ending.
-            let _unheard = inotify::add_watch(
-                self.inotify.as_fd(),
-                parent,
-                WatchFlags::CREATE | WatchFlags::MASK_ADD,
-            );
-        }
+    fn tell(&self) {
+        let (captured, outside) = (self.scopes.len(), self.outside.len());
+        self.scopes.metrics().namespaces(captured, outside);
     }
 
     /// Looks at everything, and releases the namespaces that are gone: those that two walks in a
     /// row did not find, both of which could read everything, and in which nobody has a socket. What
     /// cannot be seen may well be there.
     fn walk(&mut self) {
+        self.walk_over();
+        self.tell();
+    }
+
+    fn walk_over(&mut self) {
         self.incomplete = false;
         self.walking = true;
         let mut alive = HashSet::new();
@@ -250,7 +230,7 @@ impl Discovery {
             return;
         }
         self.blind = false;
-        self.failed.retain(|inode| alive.contains(inode));
+        self.outside.retain(&alive);
         let served = self.scopes.inodes().into_iter();
         let missed: HashSet<u64> = served.filter(|inode| !alive.contains(inode)).collect();
         let before = std::mem::replace(&mut self.missed, missed);
@@ -305,7 +285,7 @@ impl Discovery {
         if path.is_dir() {
             self.cgroup(path, alive);
         } else {
-            self.capture(path, alive);
+            self.capture(path, &path.to_string_lossy(), alive);
         }
     }
 
@@ -315,10 +295,11 @@ impl Discovery {
         self.watch(&path.join("cgroup.events"), path, WatchFlags::MODIFY);
         let procs = self.seen(fs::read_to_string(path.join("cgroup.procs")));
         let procs = procs.unwrap_or_default();
+        let owner = self.scopes.owner_of(path);
         for pid in procs.lines() {
             // A process that this process cannot see is in another tree of process ids.
             self.incomplete |= pid == "0";
-            self.process(&Path::new("/proc").join(pid), alive);
+            self.process(&Path::new("/proc").join(pid), &owner, alive);
         }
         for entry in self.entries(path) {
             if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
@@ -329,11 +310,11 @@ impl Discovery {
 
     /// Captures the namespace of a process. Its threads may be in others, or go on without the first
     /// of them; that takes a thorough look.
-    fn process(&mut self, process: &Path, alive: &mut HashSet<u64>) {
-        self.capture(&process.join("ns/net"), alive);
+    fn process(&mut self, process: &Path, owner: &str, alive: &mut HashSet<u64>) {
+        self.capture(&process.join("ns/net"), owner, alive);
         if self.walking {
             for thread in self.entries(&process.join("task")) {
-                self.capture(&thread.path().join("ns/net"), alive);
+                self.capture(&thread.path().join("ns/net"), owner, alive);
             }
         }
     }
@@ -345,29 +326,30 @@ impl Discovery {
         entries.filter_map(|entry| self.seen(entry)).collect()
     }
 
-    fn capture(&mut self, path: &Path, alive: &mut HashSet<u64>) {
+    /// Captures a namespace, which counts as one of `owner`.
+    fn capture(&mut self, path: &Path, owner: &str, alive: &mut HashSet<u64>) {
         // Whoever is gone by now needs no scope.
         let Some(inode) = self.seen(fs::metadata(path).map(|metadata| metadata.ino())) else {
             return;
         };
-        let first = alive.insert(inode);
-        if self.scopes.contains(inode) {
-            if first && let Err(error) = self.scopes.guard(inode) {
-                tracing::warn!("{:#}", anyhow::Error::new(error));
-            }
+        if !alive.insert(inode) {
             return;
         }
-        let added = Netns::at(path)
-            .map_err(Into::into)
-            .and_then(|netns| self.scopes.add(netns));
-        match added {
-            Ok(_) => {
-                self.failed.remove(&inode);
-            }
-            Err(error) if self.failed.insert(inode) => {
+        let captured = if self.scopes.contains(inode) {
+            self.scopes.guard(inode)
+        } else {
+            let failed = self.outside.tried_of(owner, inode);
+            let room = self.scopes.has_room(owner, failed);
+            room.and_then(|()| self.scopes.add(Netns::at(path)?, owner).map(drop))
+        };
+        match captured {
+            Err(error) if self.scopes.contains(inode) => {
                 tracing::warn!("{:#}", anyhow::Error::new(error));
             }
-            Err(_) => {}
+            Err(error) => self.outside.note(inode, owner, error),
+            Ok(()) => {
+                self.outside.forget(inode);
+            }
         }
     }
 
@@ -395,38 +377,4 @@ fn is_gone(error: &io::Error) -> bool {
         error.raw_os_error(),
         Some(libc::ENOENT | libc::ESRCH | libc::ENODEV | libc::EOPNOTSUPP)
     )
-}
-
-fn is_pattern(path: &Path) -> bool {
-    path.file_name()
-        .is_some_and(|name| name.as_encoded_bytes().contains(&b'*'))
-}
-
-/// Whether `path` is what the pattern's last component, with one `*`, describes.
-fn fits(pattern: &Path, path: &Path) -> bool {
-    let text = |path: &Path| Some(path.file_name()?.to_str()?.to_owned());
-    let (Some(pattern), Some(name)) = (text(pattern), text(path)) else {
-        return false;
-    };
-    let Some((first, last)) = pattern.split_once('*') else {
-        return pattern == name;
-    };
-    name.strip_prefix(first)
-        .is_some_and(|rest| rest.ends_with(last))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn patterns_describe_the_last_component() {
-        let fits = |pattern: &str, path: &str| fits(Path::new(pattern), Path::new(path));
-        assert!(fits("/run/netns/*", "/run/netns/a"));
-        assert!(fits("/run/netns/job-*-x", "/run/netns/job-1-x"));
-        assert!(!fits("/run/netns/job-*", "/run/netns/other"));
-        assert!(!fits("/run/netns/ab*ba", "/run/netns/aba"));
-        assert!(is_pattern(Path::new("/run/netns/*")));
-        assert!(!is_pattern(Path::new("/run/*/a")));
-    }
 }

@@ -1,20 +1,25 @@
 //! The captured network namespaces, added and removed while traffic flows.
 
+mod earlier;
+mod guarding;
+mod shares;
+
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::runtime::Handle;
 
-use super::capture::{Capture, CaptureError, Fallback, Scope};
-use super::existing::{self, Existing};
+use super::capture::{Capture, CaptureError, Fallback, Scope, count_interfaces};
 use super::handover::Inherited;
 use super::listener::{self, BoundScope};
 use super::{Agent, Serving};
 use crate::netns::{Netns, NetnsCookie, NetnsError, cookie_of_current, sockets_of_current};
-use crate::record::ConnectedBefore;
+use crate::record::Metrics;
+pub use shares::Excess;
+use shares::Shares;
 
 /// How every namespace is captured.
 #[derive(Clone, Debug)]
@@ -25,10 +30,14 @@ pub struct ScopeOptions {
     pub other_ports: Fallback,
     /// Whether sockets that nothing redirects are refused, see [`Scope::strict`].
     pub strict: bool,
+    /// What becomes of connections of namespaces that are not captured.
+    pub unregistered: Fallback,
     /// The cgroups whose processes are captured.
     pub cgroups: Vec<PathBuf>,
     /// What becomes of connections from before.
     pub existing: ExistingAction,
+    /// Descriptors that the namespaces may take.
+    pub descriptors: u64,
 }
 
 /// What becomes of the connections that were there before the capture, and that would be redirected or
@@ -56,6 +65,14 @@ pub enum ScopeError {
         /// What the kernel said.
         source: io::Error,
     },
+    /// Its workload, or all together, would take too much.
+    #[error("a network namespace of {owner} is not captured: {excess}")]
+    Excess {
+        /// The workload's cgroup, or the namespace's file where that was named.
+        owner: String,
+        /// What there is too much of.
+        excess: Excess,
+    },
     /// The kernel programs cannot be told.
     #[error(transparent)]
     Capture(#[from] CaptureError),
@@ -68,6 +85,7 @@ pub struct Scopes {
     options: ScopeOptions,
     runtime: Handle,
     serving: HashMap<u64, Served>,
+    shares: Shares,
     /// Namespaces that others live in as well, by inode.
     shared: HashSet<u64>,
     inherited: Option<Inherited>,
@@ -82,6 +100,8 @@ struct Served {
     /// How many sockets in it are the agent's for as long as it is served.
     listeners: usize,
     _serving: Serving,
+    /// Whose it counts as.
+    owner: String,
     /// Why it has no guard on its devices was said.
     unguarded: bool,
 }
@@ -92,6 +112,7 @@ impl Scopes {
         Scopes {
             agent,
             capture,
+            shares: Shares::new(options.descriptors),
             options,
             runtime: Handle::current(),
             serving: HashMap::new(),
@@ -132,52 +153,95 @@ impl Scopes {
         self.serving.contains_key(&inode)
     }
 
+    /// Of a cgroup's directory the part that counts as one workload.
+    pub fn owner_of(&self, cgroup: &Path) -> String {
+        let cgroups = self.agent.directory().cgroups();
+        let path = cgroup.to_string_lossy();
+        let mount = cgroups.mount().to_string_lossy();
+        match path.strip_prefix(&*mount) {
+            Some(below) => cgroups.of_one_owner(below).to_owned(),
+            None => path.into_owned(),
+        }
+    }
+
+    /// Whether a namespace of this workload, of which so many could not be captured, would be
+    /// [captured](Self::add) too.
+    ///
+    /// # Errors
+    /// [`ScopeError::Excess`].
+    pub fn has_room(&self, owner: &str, failed: usize) -> Result<(), ScopeError> {
+        let room = self.shares.has_room(owner, failed);
+        room.map_err(|excess| too_much(owner, excess))
+    }
+
+    /// Where it is counted what is captured.
+    pub fn metrics(&self) -> &Metrics {
+        self.agent.recorder().metrics()
+    }
+
     /// Captures a namespace: first the listeners, then what leads to them, then the guard on its
-    /// devices, unless it is one that others live in too. Gives its inode. One that is captured
-    /// already is left as it is.
+    /// devices, unless it is one that others live in too. It counts as one of `owner`. Gives its
+    /// inode. One that is captured already is left as it is.
     ///
     /// It blocks for the time of a thread's life; not to be called on a worker.
     ///
     /// # Errors
     /// Any [`ScopeError`]; nothing is captured then.
-    pub fn add(&mut self, netns: Netns) -> Result<u64, ScopeError> {
-        let path = netns.path().to_owned();
-        let failed = |source| ScopeError::Listen {
-            path: path.clone(),
-            source,
-        };
-        let inode = netns.inode().map_err(failed)?;
+    pub fn add(&mut self, netns: Netns, owner: &str) -> Result<u64, ScopeError> {
+        let inode = netns.inode().map_err(not_listening(&netns))?;
         if self.contains(inode) {
             return Ok(inode);
         }
-        let cookie = netns.on_thread(cookie_of_current)?.map_err(failed)?;
+        let is_shared = self.shared.contains(&inode);
+        let looked = netns.on_thread(|| {
+            let devices = if is_shared { 0 } else { count_interfaces()? };
+            Ok((cookie_of_current()?, devices))
+        })?;
+        let (cookie, devices) = looked.map_err(not_listening(&netns))?;
+        self.shares
+            .take(inode, owner, devices)
+            .map_err(|excess| too_much(owner, excess))?;
+        let added = self.serve(netns, inode, cookie, owner);
+        let added = added.and_then(|()| self.guard(inode));
+        if let Err(error) = added {
+            self.remove(inode)?;
+            return Err(error);
+        }
+        if self.attached {
+            self.settle_existing(inode);
+        }
+        Ok(inode)
+    }
+
+    fn serve(
+        &mut self,
+        netns: Netns,
+        inode: u64,
+        cookie: NetnsCookie,
+        owner: &str,
+    ) -> Result<(), ScopeError> {
+        let failed = not_listening(&netns);
         let inherited = self.inherited.as_mut();
         let bound = match inherited.and_then(|inherited| inherited.listeners(cookie)) {
             Some(listeners) => BoundScope::inherited(cookie, listeners),
-            None => netns.on_thread(listener::bind_here)?.map_err(failed)?,
+            None => netns.on_thread(listener::bind_here)?.map_err(&failed)?,
         };
-        let scope = self.scope(&bound).map_err(failed)?;
+        let scope = self.scope(&bound).map_err(&failed)?;
         let runtime = self.runtime.enter();
-        let serving = self.agent.serve(bound).map_err(failed)?;
+        let serving = self.agent.serve(bound).map_err(&failed)?;
         drop(runtime);
         self.kernel().add_scope(cookie, &scope)?;
+        tracing::debug!(netns = %netns.path().display(), "captured a network namespace");
         let served = Served {
             cookie,
             netns,
             listeners: 1 + usize::from(scope.listen_v6.is_some()),
             _serving: serving,
+            owner: owner.to_owned(),
             unguarded: false,
         };
         self.serving.insert(inode, served);
-        if let Err(error) = self.guard(inode) {
-            self.remove(inode)?;
-            return Err(error.into());
-        }
-        tracing::debug!(netns = %path.display(), "captured a network namespace");
-        if self.attached {
-            self.settle_existing(inode);
-        }
-        Ok(inode)
+        Ok(())
     }
 
     /// The programs are attached from now on. What was connected before is recorded, and ended
@@ -189,92 +253,6 @@ impl Scopes {
         for inode in self.inodes() {
             self.settle_existing(inode);
         }
-    }
-
-    fn settle_existing(&self, inode: u64) {
-        let Some(served) = self.serving.get(&inode) else {
-            return;
-        };
-        let listed = served
-            .netns
-            .on_thread(|| existing::made_here(&self.options.ports))
-            .map_err(anyhow::Error::new)
-            .and_then(|listed| Ok(listed?));
-        let listed = listed.unwrap_or_else(|error| {
-            tracing::warn!("connections from before the capture cannot be listed: {error:#}");
-            Vec::new()
-        });
-        for found in listed {
-            let (cgroup, to) = (found.cgroup, found.original_dst);
-            let passes = self.kernel().lets_pass(served.cookie, cgroup, to);
-            if !passes && self.is_captured(&found, inode) {
-                self.settle(&found, &served.netns);
-            }
-        }
-    }
-
-    /// In a namespace that others live in too, only what is known to be of the cgroup.
-    fn is_captured(&self, found: &Existing, inode: u64) -> bool {
-        match found.cgroup {
-            Some(id) => {
-                let known = self.agent.directory().cgroups();
-                let mut captured = self.options.cgroups.iter();
-                captured.any(|cgroup| known.is_below(id, cgroup))
-            }
-            None => !self.shared.contains(&inode),
-        }
-    }
-
-    fn settle(&self, found: &Existing, netns: &Netns) {
-        let ended = match self.options.existing {
-            ExistingAction::Keep => false,
-            ExistingAction::Close => {
-                let ended = netns
-                    .on_thread(|| existing::end(found))
-                    .map_err(anyhow::Error::new)
-                    .and_then(|ended| Ok(ended?));
-                if let Err(error) = &ended {
-                    tracing::warn!("a connection from before the capture goes on: {error:#}");
-                }
-                ended.is_ok()
-            }
-        };
-        let directory = self.agent.directory();
-        self.agent.recorder().connected_before(ConnectedBefore {
-            client: found.client,
-            original_dst: found.original_dst,
-            workload: directory.workload(found.cgroup, Some(found.uid)),
-            ended,
-        });
-    }
-
-    /// Guards the devices of a namespace that have come since they were last guarded; not those of
-    /// a namespace that others live in too.
-    ///
-    /// It blocks for the time of a thread's life; not to be called on a worker.
-    ///
-    /// # Errors
-    /// When a strict namespace has a device that cannot be guarded. Elsewhere that is said once,
-    /// and the rest of the capture stands.
-    pub fn guard(&mut self, inode: u64) -> Result<(), CaptureError> {
-        if self.shared.contains(&inode) {
-            return Ok(());
-        }
-        let Some(served) = self.serving.get_mut(&inode) else {
-            return Ok(());
-        };
-        let mut capture = self.capture.lock().unwrap_or_else(PoisonError::into_inner);
-        match capture.guard_interfaces(&served.netns) {
-            Ok(_) => served.unguarded = false,
-            Err(error) if self.options.strict => return Err(error),
-            Err(error) => {
-                if !std::mem::replace(&mut served.unguarded, true) {
-                    let error = anyhow::Error::new(error);
-                    tracing::warn!("what packet sockets send is not stopped: {error:#}");
-                }
-            }
-        }
-        Ok(())
     }
 
     /// See [`Capture::follow_cgroups`].
@@ -301,10 +279,7 @@ impl Scopes {
         let Some(served) = self.serving.get(&inode) else {
             return Ok(false);
         };
-        let failed = |source| ScopeError::Listen {
-            path: served.netns.path().to_owned(),
-            source,
-        };
+        let failed = not_listening(&served.netns);
         let count = served
             .netns
             .on_thread(sockets_of_current)?
@@ -318,11 +293,17 @@ impl Scopes {
     /// # Errors
     /// When the kernel programs cannot be told; the namespace stays captured.
     pub fn remove(&mut self, inode: u64) -> Result<(), CaptureError> {
-        if let Some(served) = self.serving.get(&inode) {
-            self.kernel().remove_scope(served.cookie)?;
-            self.serving.remove(&inode);
-            tracing::info!(remaining = self.len(), "released a network namespace");
-        }
+        let Some(served) = self.serving.get(&inode) else {
+            self.shares.leave(inode);
+            return Ok(());
+        };
+        // Guards take their time, and the owner of the programs is not held for that.
+        let guards = self.kernel().guards()?;
+        guards.release(served.cookie)?;
+        self.kernel().remove_scope(served.cookie)?;
+        self.serving.remove(&inode);
+        self.shares.leave(inode);
+        tracing::info!(remaining = self.len(), "released a network namespace");
         Ok(())
     }
 
@@ -338,6 +319,21 @@ impl Scopes {
 
     fn kernel(&self) -> std::sync::MutexGuard<'_, Capture> {
         self.capture.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn not_listening(netns: &Netns) -> impl Fn(io::Error) -> ScopeError + use<> {
+    let path = netns.path().to_owned();
+    move |source| ScopeError::Listen {
+        path: path.clone(),
+        source,
+    }
+}
+
+fn too_much(owner: &str, excess: Excess) -> ScopeError {
+    ScopeError::Excess {
+        owner: owner.to_owned(),
+        excess,
     }
 }
 

@@ -6,7 +6,7 @@ mod upgrade;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -14,7 +14,7 @@ use anyhow::Context;
 use super::common::{self, EndSignals, Loaded};
 use super::service;
 use crate::admin::Readiness;
-use crate::agent::capture::{self, Capture, CaptureOptions};
+use crate::agent::capture::{self, Capture, CaptureOptions, Heartbeat};
 use crate::agent::directory::Directory;
 use crate::agent::discovery::{Discovery, Targets};
 use crate::agent::evidence::Evidence;
@@ -24,6 +24,7 @@ use crate::agent::tunnels::Tunnels;
 use crate::agent::{Agent, AgentParts, Limits};
 use crate::cgroup::Cgroup2;
 use crate::config::agent::{self as config, AgentConfig, AgentOptions, CaptureConfig};
+use crate::descriptors;
 use crate::drain;
 use crate::netns::Netns;
 use crate::record::{Metrics, Recorder};
@@ -34,6 +35,9 @@ use crate::tunnel::tls::{self, Credentials};
 
 pub(super) use args::AgentArgs;
 use args::EGRESS;
+
+/// Descriptors of a connection: the application's end and the tunnel.
+const CONNECTION: u64 = 2;
 
 impl AgentArgs {
     pub(super) fn run(self, verbose: bool) -> anyhow::Result<ExitCode> {
@@ -157,20 +161,27 @@ async fn serve(config: AgentConfig, loaded: Loaded, verbose: bool) -> anyhow::Re
         Some(earlier) => capture.flows().with_earlier(earlier),
         None => capture.flows(),
     };
+    let division = descriptors::divide(CONNECTION, Limits::default().connections);
     let parts = AgentParts {
         flows,
         tunnels: tunnels.clone(),
         policy: loaded.policy,
         recorder: loaded.recorder.clone(),
         directory,
-        limits: Limits::within_descriptors(),
+        limits: Limits::within(division.connections),
     };
     let agent = Agent::new(parts, drain);
     let capture = Arc::new(Mutex::new(capture));
-    let mut discovery = discover(&config.capture, agent.clone(), capture.clone(), inherited)?;
+    let registry = Scopes::new(
+        agent.clone(),
+        capture.clone(),
+        scope_options(&config.capture, division.namespaces),
+    );
+    let mut discovery = discover(&config.capture, registry.inheriting(inherited))?;
     let namespaces = discovery.len();
     // From before the first connection is redirected, however long the rest of the start takes.
-    tokio::spawn(beat(capture.clone(), config.capture.heartbeat));
+    let heartbeat = lock(&capture).heartbeat();
+    tokio::spawn(beat(heartbeat, config.capture.heartbeat));
     attach(&capture, &config.capture)?;
     discovery.attached();
     if let Some(inherited) = discovery.take_inherited() {
@@ -225,13 +236,9 @@ fn evidence(
 
 /// Tells the kernel that the runtime, which serves the connections, still runs. Several beats
 /// fit into the limit, so that one that is late does no harm.
-async fn beat(capture: Arc<Mutex<Capture>>, limit: Duration) {
+async fn beat(heartbeat: Heartbeat, limit: Duration) {
     loop {
-        let beaten = capture
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .beat();
-        if let Err(error) = beaten {
+        if let Err(error) = heartbeat.beat() {
             tracing::warn!(%error, "the kernel cannot be told that the agent lives");
         }
         tokio::time::sleep(limit / 4).await;
@@ -259,34 +266,34 @@ fn tunnels(
     ))
 }
 
-/// Captures what is there. What is named one by one must be there; what is
-/// described may come later.
-fn discover(
-    config: &CaptureConfig,
-    agent: Agent,
-    capture: Arc<Mutex<Capture>>,
-    inherited: Option<Inherited>,
-) -> anyhow::Result<Discovery> {
-    let options = ScopeOptions {
+fn scope_options(config: &CaptureConfig, descriptors: u64) -> ScopeOptions {
+    ScopeOptions {
         ports: config.ports.clone(),
         other_ports: config.other_ports,
         strict: config.strict,
+        unregistered: config.unregistered,
         cgroups: config.cgroups.clone(),
         existing: config.existing,
-    };
-    let mut scopes = Scopes::new(agent, capture, options).inheriting(inherited);
+        descriptors,
+    }
+}
+
+/// Captures what is there. What is named one by one must be there; what is
+/// described may come later.
+fn discover(config: &CaptureConfig, mut scopes: Scopes) -> anyhow::Result<Discovery> {
     let targets = targets(config);
     for path in targets.fixed() {
-        scopes.add(Netns::at(path)?)?;
+        let owner = path.to_string_lossy();
+        scopes.add(Netns::at(path)?, &owner)?;
     }
     Discovery::start(targets, scopes).context("cannot watch for network namespaces")
 }
 
 /// The moment from which processes are captured.
 fn attach(capture: &Mutex<Capture>, config: &CaptureConfig) -> anyhow::Result<()> {
-    let mut capture = capture.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut capture = lock(capture);
     // The programs were loaded a while ago.
-    capture.beat()?;
+    capture.heartbeat().beat()?;
     for cgroup in &config.cgroups {
         capture.attach(cgroup)?;
     }
@@ -296,14 +303,35 @@ fn attach(capture: &Mutex<Capture>, config: &CaptureConfig) -> anyhow::Result<()
     Ok(())
 }
 
-/// Asks the kernel and the tunnels each time.
+/// Asks the kernel and the tunnels each time. It blocks for a moment.
 fn readiness(tunnels: Arc<Tunnels>, capture: Arc<Mutex<Capture>>) -> Readiness {
     Arc::new(move || {
-        let capture = capture.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut missing = capture.faults();
+        let mut missing = match try_lock(&capture) {
+            Some(capture) => capture.faults(),
+            None => vec!["the agent is at work on its kernel programs".to_owned()],
+        };
         if !tunnels.is_reachable() {
             missing.push("no gateway can be reached".to_owned());
         }
         missing
     })
+}
+
+fn lock(capture: &Mutex<Capture>) -> MutexGuard<'_, Capture> {
+    capture.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Whoever else has it needs it for less than this.
+fn try_lock(capture: &Mutex<Capture>) -> Option<MutexGuard<'_, Capture>> {
+    const TRIES: u32 = 100;
+    const PAUSE: Duration = Duration::from_millis(10);
+
+    for _ in 0..TRIES {
+        match capture.try_lock() {
+            Ok(capture) => return Some(capture),
+            Err(TryLockError::Poisoned(poisoned)) => return Some(poisoned.into_inner()),
+            Err(TryLockError::WouldBlock) => std::thread::sleep(PAUSE),
+        }
+    }
+    None
 }

@@ -1,19 +1,19 @@
 //! Counters in the Prometheus text format. Never a name or an address as a label.
 
+mod collectors;
+
 use std::borrow::Cow;
-use std::fmt;
 use std::sync::{Mutex, PoisonError};
 
-use prometheus_client::collector::Collector;
+use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
-use prometheus_client::metrics::MetricType;
-use prometheus_client::metrics::counter::{ConstCounter, Counter};
+use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
-use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
+use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
 use super::{Hop, Record};
+use collectors::{Gateways, KernelCounters};
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
 struct ConnectionLabels {
@@ -44,12 +44,7 @@ struct ZoneLabels {
 }
 
 #[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
-struct KernelLabels {
-    judgement: &'static str,
-}
-
-#[derive(Clone, PartialEq, Eq, Hash, Debug, EncodeLabelSet)]
-struct GatewayLabels {
+struct NamespaceLabels {
     state: &'static str,
 }
 
@@ -100,6 +95,7 @@ pub struct Metrics {
     zones: Family<ZoneLabels, Counter>,
     names_unresolved: Gauge,
     unclaimed: Counter,
+    namespaces: Family<NamespaceLabels, Gauge>,
     stale_answers: Counter,
     records_lost: Counter,
     records_withheld: Family<HopLabel, Counter>,
@@ -122,6 +118,7 @@ impl Default for Metrics {
             zones: Family::default(),
             names_unresolved: Gauge::default(),
             unclaimed: Counter::default(),
+            namespaces: Family::default(),
             stale_answers: Counter::default(),
             records_lost: Counter::default(),
             records_withheld: Family::default(),
@@ -165,6 +162,11 @@ impl Default for Metrics {
             "unclaimed",
             "Connections to the agent's listener without a flow record, closed unread",
             metrics.unclaimed.clone(),
+        );
+        registry.register(
+            "namespaces",
+            "Network namespaces that were named or found, by whether they are captured",
+            metrics.namespaces.clone(),
         );
         registry.register(
             "dns_stale_answers",
@@ -265,6 +267,15 @@ impl Metrics {
         self.unclaimed.inc();
     }
 
+    /// So many network namespaces are captured, and so many of those that were found are not.
+    pub fn namespaces(&self, captured: usize, left_out: usize) {
+        for (state, count) in [("captured", captured), ("left_out", left_out)] {
+            let count = i64::try_from(count).unwrap_or(i64::MAX);
+            let labels = NamespaceLabels { state };
+            self.namespaces.get_or_create(&labels).set(count);
+        }
+    }
+
     /// A name was resolved by an old answer.
     pub fn stale_answer(&self) {
         self.stale_answers.inc();
@@ -344,47 +355,6 @@ impl Metrics {
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Registry> {
         self.registry.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-struct KernelCounters(Box<dyn Fn() -> Vec<(&'static str, u64)> + Send + Sync>);
-
-impl fmt::Debug for KernelCounters {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("KernelCounters")
-    }
-}
-
-impl Collector for KernelCounters {
-    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
-        let help = "Sockets that the kernel programs judged, by verdict and reason";
-        let mut family = encoder.encode_descriptor("kernel", help, None, MetricType::Counter)?;
-        for (judgement, count) in (self.0)() {
-            let labels = KernelLabels { judgement };
-            ConstCounter::new(count).encode(family.encode_family(&labels)?)?;
-        }
-        Ok(())
-    }
-}
-
-struct Gateways(Box<dyn Fn() -> Vec<(&'static str, usize)> + Send + Sync>);
-
-impl fmt::Debug for Gateways {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Gateways")
-    }
-}
-
-impl Collector for Gateways {
-    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
-        let help = "Gateways that the agent knows, by whether it uses them";
-        let mut family = encoder.encode_descriptor("gateways", help, None, MetricType::Gauge)?;
-        for (state, count) in (self.0)() {
-            let labels = GatewayLabels { state };
-            let count = i64::try_from(count).unwrap_or(i64::MAX);
-            ConstGauge::new(count).encode(family.encode_family(&labels)?)?;
-        }
-        Ok(())
     }
 }
 

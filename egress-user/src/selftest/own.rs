@@ -13,7 +13,7 @@ use anyhow::Context as _;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::addr::{ClientAddr, OriginalDst};
-use crate::agent::capture::{Capture, CaptureOptions, Claim, Fallback, Flows, Scope};
+use crate::agent::capture::{Capture, CaptureOptions, Claim, Fallback, Flows, Heartbeat, Scope};
 use crate::cgroup::Cgroup;
 use crate::netns::{Listeners, Netns, NetnsCookie, cookie_of_current, listen_on_loopback};
 
@@ -41,7 +41,7 @@ pub(super) enum Arrival {
 
 /// The capture. It ends when this is dropped.
 pub(super) struct Own {
-    capture: Arc<Mutex<Capture>>,
+    _capture: Capture,
     port: u16,
     arrivals: Receiver<Arrival>,
     listening: Task,
@@ -86,18 +86,16 @@ impl Own {
         let (sender, arrivals) = channel();
         let flows = capture.flows();
         let listening = Task::start(move |stop| listen(&listeners, cookie, &flows, &sender, stop))?;
-        let capture = Arc::new(Mutex::new(capture));
-        let beaten = capture.clone();
-        let beating = Task::start(move |stop| beat(&beaten, stop))?;
-        let own = Own {
-            capture,
+        let heartbeat = capture.heartbeat();
+        let beating = Task::start(move |stop| beat(&heartbeat, stop))?;
+        capture.attach(cgroup.path())?;
+        Ok(Own {
+            _capture: capture,
             port,
             arrivals,
             listening,
             beating,
-        };
-        own.lock().attach(cgroup.path())?;
-        Ok(own)
+        })
     }
 
     /// The port of the listener on 127.0.0.1.
@@ -128,10 +126,6 @@ impl Own {
     pub(super) fn fall_silent(&self) {
         self.beating.end();
         thread::sleep(HEARTBEAT + TICK);
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, Capture> {
-        self.capture.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -165,13 +159,9 @@ impl Drop for Task {
     }
 }
 
-fn beat(capture: &Mutex<Capture>, stop: &AtomicBool) {
+fn beat(heartbeat: &Heartbeat, stop: &AtomicBool) {
     while !stop.load(Ordering::Relaxed) {
-        let beaten = capture
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .beat();
-        if let Err(error) = beaten {
+        if let Err(error) = heartbeat.beat() {
             tracing::warn!(%error, "the kernel cannot be told that the self-test lives");
         }
         thread::sleep(TICK);

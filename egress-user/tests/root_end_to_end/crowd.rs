@@ -90,7 +90,7 @@ time.sleep(600)
 #[test]
 fn a_workload_that_says_nothing_leaves_room_for_another_in_its_namespace() {
     let world = World::with(&Wish {
-        agent_descriptors: Some(400),
+        agent_descriptors: Some(512),
         ..Wish::default()
     });
     let greedy = world.cgroup.path().join("greedy");

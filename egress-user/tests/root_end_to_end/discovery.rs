@@ -10,7 +10,7 @@ use super::world::{EN, IBM, Wish, World};
 
 /// Fetches a page as soon as the kernel lets it, and says so. Until its namespace has been
 /// found the kernel refuses (EPERM, 1): never does it get through in another way.
-const SCRIPT: &str = r#"
+pub(crate) const SCRIPT: &str = r#"
 import socket, ssl, sys, time
 address, name, authority = sys.argv[1:]
 deadline = time.monotonic() + 60

@@ -118,6 +118,20 @@ pub enum CaptureError {
         #[source]
         source: io::Error,
     },
+    /// A namespace has too many network devices to guard each.
+    #[error(
+        "the network namespace {} has {found} network devices, and not more than {most} of them can \
+         be guarded",
+        netns.display()
+    )]
+    TooManyDevices {
+        /// The namespace.
+        netns: PathBuf,
+        /// How many there are.
+        found: usize,
+        /// How many there may be.
+        most: usize,
+    },
     /// A network device could not be guarded.
     #[error("cannot guard the network device {device}")]
     Guard {

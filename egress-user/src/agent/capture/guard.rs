@@ -1,39 +1,63 @@
 //! Guards on the network devices by which packets leave captured namespaces.
 
 use std::collections::HashMap as Registry;
-use std::collections::hash_map::Entry;
 use std::fmt;
 use std::io;
+use std::mem;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use aya::Ebpf;
 use aya::maps::{HashMap, MapData};
 use aya::programs::SchedClassifier;
-use egress_common::{Device, maps};
-use tracing::warn;
+use egress_common::Device;
 
 use super::{CaptureError, error};
-use crate::netns::{Netns, NetnsCookie, cookie_of_current};
+use crate::netns::{Netns, NetnsCookie};
 
 mod devices;
 mod filter;
 mod hold;
 mod pinned;
+mod worker;
 
 use devices::{Interface, Link as LinkLayer, interfaces};
 use hold::Hold;
 pub(super) use pinned::cleanup;
+use worker::Worker;
 
-/// Which devices are guarded.
-pub(super) struct Guards {
-    devices: HashMap<MapData, Device, u64>,
+/// A handle on the guards: which devices have one, and what puts them there. Cheap to clone.
+#[derive(Clone)]
+pub struct Guards {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
     /// Whether the kernel has tcx; the programs hang on clsact otherwise.
     tcx: bool,
+    /// That there are programs.
+    loaded: OnceLock<()>,
+    /// Whoever changes guards. The kernel takes 10 to 25 ms for each, until no packet is on its way
+    /// past it any more.
+    work: Mutex<Work>,
+    /// Which devices are guarded. Nobody holds this while a guard is put on or taken off.
+    guarded: Mutex<Registry<NetnsCookie, Guarded>>,
+}
+
+/// What guards are made with.
+struct Work {
+    programs: Option<Programs>,
+    devices: HashMap<MapData, Device, u64>,
     /// Given to the last filter, see [`Device::with_class`].
     class: u16,
-    guarded: Registry<NetnsCookie, Guarded>,
     /// Where guards are pinned, if they are.
     pins: Option<PathBuf>,
+}
+
+/// By the link layer of the device.
+struct Programs {
+    ethernet: SchedClassifier,
+    bare: SchedClassifier,
 }
 
 /// The guards of one namespace, by the index of their device.
@@ -73,261 +97,185 @@ struct Guard {
 
 impl Guards {
     pub(super) fn new(devices: HashMap<MapData, Device, u64>, tcx: bool) -> Guards {
-        Guards {
+        let work = Work {
+            programs: None,
             devices,
-            tcx,
             class: 0,
-            guarded: Registry::new(),
             pins: None,
+        };
+        Guards {
+            shared: Arc::new(Shared {
+                tcx,
+                loaded: OnceLock::new(),
+                work: Mutex::new(work),
+                guarded: Mutex::default(),
+            }),
         }
     }
 
-    /// Guards the devices of a namespace that are not guarded yet, and gives the names of all that
-    /// are. One that cannot be guarded keeps none of the others from it.
-    pub(super) fn guard(
-        &mut self,
-        ebpf: &mut Ebpf,
-        netns: &Netns,
-    ) -> Result<Vec<String>, CaptureError> {
-        netns.on_thread(|| {
-            let list = |source| CaptureError::Devices {
-                netns: netns.path().to_owned(),
-                source,
-            };
-            let cookie = cookie_of_current().map_err(list)?;
-            let interfaces = interfaces().map_err(list)?;
-            if let Entry::Vacant(entry) = self.guarded.entry(cookie) {
-                entry.insert(Guarded {
-                    netns: Netns::current()?,
-                    guards: Registry::new(),
-                });
-            }
-            self.forget_missing(cookie, &interfaces)?;
-            let mut guarded = Vec::new();
-            let mut failed = None;
-            for interface in interfaces {
-                match self.guard_one(ebpf, cookie, &interface) {
-                    Ok(()) => guarded.push(interface.name),
-                    Err(error) => failed = Some(error),
-                }
-            }
-            failed.map_or(Ok(guarded), Err)
-        })?
-    }
-
-    /// Takes the guards of a namespace away.
-    pub(super) fn release(&mut self, cookie: NetnsCookie) -> Result<(), CaptureError> {
-        let guarded = self.guarded.remove(&cookie);
-        for (index, guard) in guarded.map(|guarded| guarded.guards).unwrap_or_default() {
-            self.end(cookie, index, guard)?;
+    /// Loads the programs, the first time.
+    pub(super) fn load(&self, ebpf: &mut Ebpf) -> Result<(), CaptureError> {
+        // Before that nobody is at work for long.
+        if self.shared.loaded.get().is_none() {
+            self.work().programs = Some(Programs::load(ebpf)?);
+            self.shared.loaded.get_or_init(|| ());
         }
         Ok(())
     }
 
-    /// The devices that had a guard and have none any more, by the kernel's word.
+    /// Puts a guard on every way out of a captured network namespace: on each of its network
+    /// devices but loopback that has none yet. What [`attach`](super::Capture::attach) cannot see
+    /// is dropped there: frames of packet sockets, packets of sockets from outside of the cgroup,
+    /// and forwarded ones. Gives the names of the devices that are guarded now. One that cannot be
+    /// guarded keeps none of the others from it.
+    ///
+    /// It is for namespaces that belong to workloads alone: others in the namespace, which no
+    /// cgroup exempts, are held to the same rules. Devices that are made later are not guarded
+    /// until this is called again. The guards are taken away with the
+    /// [scope](super::Capture::remove_scope), and when the capture is dropped, unless they are
+    /// [pinned](super::Capture::pin). Before Linux 6.15 those of a process that is killed stay on
+    /// their devices as they are, until the next process guards them or takes them away.
+    ///
+    /// It blocks for the time of a thread's life, and as long as the kernel takes for each device;
+    /// not to be called on an async worker.
+    ///
+    /// # Errors
+    /// Fails when the namespace has more than `most` devices, and nothing is done then; when it
+    /// cannot be entered, the kernel refuses, or packets on a device begin with a header that is not
+    /// known.
+    pub fn guard(&self, netns: &Netns, most: usize) -> Result<Vec<String>, CaptureError> {
+        let mut work = self.work();
+        let mut worker = Worker {
+            shared: &self.shared,
+            work: &mut work,
+        };
+        netns.on_thread(|| worker.guard(netns, most))?
+    }
+
+    /// Takes the guards of a namespace away.
+    ///
+    /// It blocks as long as the kernel takes for each device; not to be called on an async worker.
+    ///
+    /// # Errors
+    /// Fails when the kernel refuses.
+    pub fn release(&self, cookie: NetnsCookie) -> Result<(), CaptureError> {
+        let mut work = self.work();
+        let mut worker = Worker {
+            shared: &self.shared,
+            work: &mut work,
+        };
+        let guarded = self.shared.guarded().remove(&cookie);
+        let mut guards = guarded.map(|guarded| guarded.guards).unwrap_or_default();
+        guards
+            .drain()
+            .try_for_each(|(index, guard)| worker.end(cookie, index, guard))
+    }
+
+    /// The devices that had a guard and have none any more, by the kernel's word. It does not wait
+    /// for guards that are put on or taken off.
     pub(super) fn missing(&self) -> Vec<String> {
-        let namespaces = self.guarded.values();
+        let guarded = self.shared.guarded();
+        let namespaces = guarded.values();
         namespaces
-            .flat_map(|guarded| guarded.missing(self.tcx))
+            .flat_map(|guarded| guarded.missing(self.shared.tcx))
             .collect()
     }
 
     /// Pins the guards, those that are there and those to come, in `dir` of a bpf file system, in
     /// place of those that an earlier process pinned there.
-    pub(super) fn pin(&mut self, dir: &Path) -> Result<(), CaptureError> {
+    pub(super) fn pin(&self, dir: &Path) -> Result<(), CaptureError> {
+        let mut work = self.work();
         let mut pinned = Vec::new();
-        for (cookie, guarded) in &mut self.guarded {
+        for (cookie, guarded) in &mut *self.shared.guarded() {
             for (index, guard) in &mut guarded.guards {
                 pinned.push(guard.hold.pin(dir, *cookie, *index)?);
             }
         }
         pinned::remove_others(dir, &pinned)?;
-        self.pins = Some(dir.to_owned());
+        work.pins = Some(dir.to_owned());
         Ok(())
     }
 
     /// Has every device guarded again, in place of whatever guards it now. What is pinned stays
     /// until then.
-    pub(super) fn begin_anew(&mut self) {
-        self.guarded.clear();
+    pub(super) fn begin_anew(&self) {
+        let before = mem::take(&mut *self.shared.guarded());
+        drop(before);
     }
 
-    fn guard_one(
-        &mut self,
-        ebpf: &mut Ebpf,
-        cookie: NetnsCookie,
-        interface: &Interface,
-    ) -> Result<(), CaptureError> {
-        if self.is_guarded(cookie, interface.index) {
-            return Ok(());
-        }
-        self.forget_bare(cookie, interface)?;
-        let program = program(ebpf, interface)?;
-        let class = self.free_class();
-        let device = if self.tcx {
-            Device::with_index(interface.index)
-        } else {
-            Device::with_class(class)
-        };
-        // Before the program asks for it.
-        self.devices
-            .insert(device, cookie.get(), 0)
-            .map_err(error::write(maps::DEVICES))?;
-        match self.hold(program, interface, cookie, class) {
-            Ok(hold) => {
-                if let Some(guarded) = self.guarded.get_mut(&cookie) {
-                    let guard = Guard { device, hold };
-                    guarded.guards.insert(interface.index, guard);
-                }
-                Ok(())
-            }
-            Err(error) => {
-                self.forget(cookie, interface.index, device)?;
-                Err(error)
-            }
-        }
+    fn work(&self) -> MutexGuard<'_, Work> {
+        let work = self.shared.work.lock();
+        work.unwrap_or_else(PoisonError::into_inner)
     }
+}
 
-    fn hold(
-        &self,
-        program: &mut SchedClassifier,
-        interface: &Interface,
-        cookie: NetnsCookie,
-        class: u16,
-    ) -> Result<Hold, CaptureError> {
-        let hold = if self.tcx {
-            Hold::by_tcx(program, interface.index)
-        } else {
-            Hold::by_clsact(program, &interface.name, class)
-        };
-        let mut hold = hold.map_err(|source| CaptureError::Guard {
-            device: interface.name.clone(),
-            source,
-        })?;
-        if let Some(dir) = &self.pins {
-            hold.pin(dir, cookie, interface.index)?;
-        }
-        Ok(hold)
+impl Shared {
+    fn guarded(&self) -> MutexGuard<'_, Registry<NetnsCookie, Guarded>> {
+        self.guarded.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn is_guarded(&self, cookie: NetnsCookie, index: u32) -> bool {
-        let guarded = self.guarded.get(&cookie);
-        let guard = guarded.and_then(|guarded| guarded.guards.get(&index));
+        let guarded = self.guarded();
+        let guard = guarded
+            .get(&cookie)
+            .and_then(|guarded| guarded.guards.get(&index));
         guard.is_some_and(|guard| guard.hold.holds(index))
     }
 
-    /// Of a guard that somebody else took off.
-    fn forget_bare(
-        &mut self,
-        cookie: NetnsCookie,
-        interface: &Interface,
-    ) -> Result<(), CaptureError> {
-        let guarded = self.guarded.get_mut(&cookie);
-        let bare = guarded.and_then(|guarded| guarded.guards.remove(&interface.index));
-        let Some(bare) = bare else {
-            return Ok(());
+    /// What is to be ended of a namespace's guards.
+    fn take(&self, cookie: NetnsCookie, mut which: impl FnMut(u32) -> bool) -> Vec<(u32, Guard)> {
+        let mut guarded = self.guarded();
+        let Some(guarded) = guarded.get_mut(&cookie) else {
+            return Vec::new();
         };
-        warn!(device = %interface.name, "somebody took the guard off a network device");
-        self.end(cookie, interface.index, bare)
+        let taken = guarded.guards.extract_if(|index, _| which(*index));
+        taken.collect()
+    }
+}
+
+impl Programs {
+    fn load(ebpf: &mut Ebpf) -> Result<Programs, CaptureError> {
+        Ok(Programs {
+            ethernet: load(ebpf, "egress_guard")?,
+            bare: load(ebpf, "egress_guard_ip")?,
+        })
     }
 
-    /// The index of a device that is gone may belong to another one soon.
-    fn forget_missing(
-        &mut self,
-        cookie: NetnsCookie,
-        interfaces: &[Interface],
-    ) -> Result<(), CaptureError> {
-        let Some(guarded) = self.guarded.get_mut(&cookie) else {
-            return Ok(());
-        };
-        let gone: Vec<(u32, Guard)> = guarded
-            .guards
-            .extract_if(|index, _| interfaces.iter().all(|each| each.index != *index))
-            .collect();
-        gone.into_iter()
-            .try_for_each(|(index, guard)| self.end(cookie, index, guard))
-    }
-
-    fn end(&mut self, cookie: NetnsCookie, index: u32, guard: Guard) -> Result<(), CaptureError> {
-        guard.hold.end()?;
-        self.forget(cookie, index, guard.device)
-    }
-
-    /// Devices of several namespaces may have one index: the entry may be another's by now, and
-    /// another may need it.
-    fn forget(
-        &mut self,
-        cookie: NetnsCookie,
-        index: u32,
-        device: Device,
-    ) -> Result<(), CaptureError> {
-        match self.devices.get(&device, 0) {
-            Ok(owner) if owner == cookie.get() => {}
-            _ => return Ok(()),
-        }
-        let mut others = self.guarded.iter().filter(|(other, _)| **other != cookie);
-        let heir = others.find(|(_, guarded)| {
-            let guard = guarded.guards.get(&index);
-            guard.is_some_and(|guard| guard.device == device)
-        });
-        let told = match heir {
-            Some((heir, _)) => self.devices.insert(device, heir.get(), 0),
-            None => self.devices.remove(&device),
-        };
-        match told {
-            Err(error) if !error::is_missing(&error) => Err(error::write(maps::DEVICES)(error)),
-            _ => Ok(()),
+    fn of(&mut self, interface: &Interface) -> Result<&mut SchedClassifier, CaptureError> {
+        match interface.link {
+            LinkLayer::Unknown(kind) => Err(CaptureError::LinkLayer {
+                device: interface.name.clone(),
+                kind,
+            }),
+            LinkLayer::Ethernet => Ok(&mut self.ethernet),
+            LinkLayer::Bare => Ok(&mut self.bare),
         }
     }
+}
 
-    /// A class that no filter has. There are more of them than devices can be guarded.
-    fn free_class(&mut self) -> u16 {
-        for _ in 0..=u16::MAX {
-            // 0 is none.
-            self.class = self.class.checked_add(1).unwrap_or(1);
-            if self
-                .devices
-                .get(&Device::with_class(self.class), 0)
-                .is_err()
-            {
-                break;
-            }
-        }
-        self.class
-    }
+/// Loads a program, and gives a handle on it that needs nothing else of the object.
+fn load(ebpf: &mut Ebpf, name: &'static str) -> Result<SchedClassifier, CaptureError> {
+    let failed = |error| error::load(name, error);
+    let program = ebpf.program_mut(name);
+    let program = program.ok_or(CaptureError::WrongObject { missing: name })?;
+    let program: &mut SchedClassifier = program.try_into().map_err(failed)?;
+    program.load().map_err(failed)?;
+    let info = program.info().map_err(failed)?;
+    SchedClassifier::from_program_info(info, name.into()).map_err(failed)
+}
+
+/// How many devices of the calling thread's namespace [would be guarded](Guards::guard).
+///
+/// # Errors
+/// Fails when the kernel does not tell.
+pub fn count_interfaces() -> io::Result<usize> {
+    Ok(interfaces()?.len())
 }
 
 impl fmt::Debug for Guards {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Guards")
-            .field("tcx", &self.tcx)
-            .field("namespaces", &self.guarded.len())
+            .field("tcx", &self.shared.tcx)
             .finish_non_exhaustive()
     }
-}
-
-/// The program for a device, by its link layer, loaded.
-fn program<'a>(
-    ebpf: &'a mut Ebpf,
-    interface: &Interface,
-) -> Result<&'a mut SchedClassifier, CaptureError> {
-    let name = match interface.link {
-        LinkLayer::Unknown(kind) => {
-            return Err(CaptureError::LinkLayer {
-                device: interface.name.clone(),
-                kind,
-            });
-        }
-        LinkLayer::Ethernet => "egress_guard",
-        LinkLayer::Bare => "egress_guard_ip",
-    };
-    let missing = CaptureError::WrongObject { missing: name };
-    let program = ebpf.program_mut(name).ok_or(missing)?;
-    let program: &mut SchedClassifier = program
-        .try_into()
-        .map_err(|error| error::load(name, error))?;
-    if program.fd().is_err() {
-        program.load().map_err(|error| error::load(name, error))?;
-    }
-    Ok(program)
 }

@@ -1,6 +1,7 @@
 //! The agent's word that it lives, which the kernel programs believe for a while.
 
 use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use aya::maps::{Array, MapData};
@@ -8,9 +9,11 @@ use egress_common::{Settings, maps};
 
 use super::{CaptureError, error, flows};
 
-/// The settings in the kernel, written anew with each beat.
-pub(super) struct Heartbeat {
-    map: Array<MapData, Settings>,
+/// A handle on the settings in the kernel, which are written anew with each beat. It waits for
+/// nothing else that the agent does with its programs. Cheap to clone.
+#[derive(Clone)]
+pub struct Heartbeat {
+    map: Arc<Mutex<Array<MapData, Settings>>>,
     settings: Settings,
     limit: Duration,
 }
@@ -22,7 +25,7 @@ impl Heartbeat {
         limit: Duration,
     ) -> Heartbeat {
         Heartbeat {
-            map,
+            map: Arc::new(Mutex::new(map)),
             settings,
             limit,
         }
@@ -31,14 +34,24 @@ impl Heartbeat {
     /// Whether the programs take this process for dead: the same words that they read, judged in
     /// the same way.
     pub(super) fn is_stale(&self) -> bool {
-        let settings = self.map.get(&0, 0);
+        let settings = self.map().get(&0, 0);
         settings.map_or(true, |settings| settings.is_stale(flows::monotonic_ns()))
     }
 
-    pub(super) fn beat(&mut self) -> Result<(), CaptureError> {
-        self.map
+    /// Says that this process lives. While it is not said for longer than
+    /// [`CaptureOptions::heartbeat`](super::CaptureOptions::heartbeat), nothing is redirected:
+    /// connects fail at once instead of waiting for a process that is stopped.
+    ///
+    /// # Errors
+    /// Fails when the kernel refuses.
+    pub fn beat(&self) -> Result<(), CaptureError> {
+        self.map()
             .set(0, beating(self.settings, self.limit), 0)
             .map_err(error::write(maps::SETTINGS))
+    }
+
+    fn map(&self) -> MutexGuard<'_, Array<MapData, Settings>> {
+        self.map.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
