@@ -63,7 +63,7 @@ pub struct CaptureOptions {
     pub exempt_cgroup: Option<u64>,
     /// Name servers that captured processes may ask where other ports are refused.
     pub resolvers: Vec<IpAddr>,
-    /// How long this process may be silent, see [`Capture::beat`]; no limit when absent.
+    /// How long this process may be silent, see [`Heartbeat::beat`]; no limit when absent.
     pub heartbeat: Option<Duration>,
     /// Where an earlier process [pinned](Capture::pin) what its programs remember of sockets, and
     /// this one will. Sockets outlive processes: without, those of before are forgotten.
