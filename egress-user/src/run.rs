@@ -244,42 +244,10 @@ impl Halves {
         let evidence = Evidence::start(events, self.recorder.clone(), directory.clone())?;
         let limits = agent::Limits::of_one_workload(descriptors::room_for(DESCRIPTORS));
         let identities = Identities::new()?;
-        let gateway = Gateway::bind(GatewayParts {
-            raw: None,
-            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
-            tls: tls::in_use(tls::gateway_end(&identities.gateway)?).1,
-            agents: vec![AgentRule::for_everybody(IdPattern::Exactly(
-                identities.agent.id().clone(),
-            ))],
-            // The one workload of the one agent, whose own places bound it.
-            quotas: Quotas {
-                tunnels: u32::MAX,
-                workload: Quota {
-                    connections: None,
-                    ..Quotas::default().workload
-                },
-                ..Quotas::default()
-            },
-            policy: self.policy.clone(),
-            resolve: self.resolve,
-            upstream: None,
-            recorder: self.recorder.clone(),
-            limits: gateway_limits(&limits),
-        })
-        .await?;
-        let gateways = vec![Zoned {
-            endpoint: Endpoint {
-                host: gateway.addr().ip().to_string(),
-                port: gateway.addr().port(),
-            },
-            zone: None,
-        }];
-        let trusted = [IdPattern::Exactly(identities.gateway.id().clone())];
-        let (_, tls) = tls::in_use(tls::agent_end(&identities.agent, &trusted)?);
-        let metrics = self.recorder.metrics().clone();
+        let gateway = self.gateway(&identities, &limits).await?;
         let parts = AgentParts {
             flows: capture.flows(),
-            tunnels: Tunnels::new(gateways, None, Protocol::Egress, tls, metrics),
+            tunnels: identities.tunnels_to(&gateway, self.recorder.metrics())?,
             policy: self.policy,
             recorder: self.recorder,
             directory,
@@ -290,6 +258,36 @@ impl Halves {
         let serving = agent.serve(scope).context("cannot serve on loopback")?;
         tokio::spawn(agent.keep_warm());
         Ok((serving, evidence))
+    }
+
+    /// A gateway on loopback for the one agent, whose own places bound it.
+    async fn gateway(
+        &self,
+        identities: &Identities,
+        agent: &agent::Limits,
+    ) -> anyhow::Result<Gateway> {
+        let parts = GatewayParts {
+            raw: None,
+            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+            tls: tls::in_use(tls::gateway_end(&identities.gateway)?).1,
+            agents: vec![AgentRule::for_everybody(IdPattern::Exactly(
+                identities.agent.id().clone(),
+            ))],
+            quotas: Quotas {
+                tunnels: u32::MAX,
+                workload: Quota {
+                    connections: None,
+                    ..Quotas::default().workload
+                },
+                ..Quotas::default()
+            },
+            policy: self.policy.clone(),
+            resolve: self.resolve.clone(),
+            upstream: None,
+            recorder: self.recorder.clone(),
+            limits: gateway_limits(agent),
+        };
+        Ok(Gateway::bind(parts).await?)
     }
 }
 
@@ -321,5 +319,25 @@ impl Identities {
             agent: issue("/agent/run")?,
             gateway: issue("/gateway/run")?,
         })
+    }
+
+    /// The agent's way to the gateway.
+    fn tunnels_to(
+        &self,
+        gateway: &Gateway,
+        metrics: &Arc<Metrics>,
+    ) -> anyhow::Result<Arc<Tunnels>> {
+        let addr = gateway.addr();
+        let gateways = vec![Zoned {
+            endpoint: Endpoint {
+                host: addr.ip().to_string(),
+                port: addr.port(),
+            },
+            zone: None,
+        }];
+        let trusted = [IdPattern::Exactly(self.gateway.id().clone())];
+        let (_, tls) = tls::in_use(tls::agent_end(&self.agent, &trusted)?);
+        let metrics = metrics.clone();
+        Ok(Tunnels::new(gateways, None, Protocol::Egress, tls, metrics))
     }
 }

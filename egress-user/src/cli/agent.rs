@@ -13,21 +13,21 @@ use anyhow::Context;
 
 use super::common::{self, EndSignals, Loaded};
 use super::service;
-use crate::admin::Readiness;
-use crate::agent::capture::{self, Capture, CaptureOptions, Heartbeat};
+use crate::admin::{Admin, Readiness};
+use crate::agent::capture::{self, Capture, CaptureOptions, Flows, Heartbeat};
 use crate::agent::directory::Directory;
 use crate::agent::discovery::{Discovery, Targets};
 use crate::agent::evidence::Evidence;
-use crate::agent::handover::Inherited;
+use crate::agent::handover::{Inherited, Succeeded};
 use crate::agent::scopes::{ScopeOptions, Scopes};
 use crate::agent::tunnels::Tunnels;
 use crate::agent::{Agent, AgentParts, Limits};
 use crate::cgroup::Cgroup2;
 use crate::config::agent::{self as config, AgentConfig, AgentOptions, CaptureConfig};
 use crate::descriptors;
-use crate::drain;
+use crate::drain::{self, Observer};
 use crate::netns::Netns;
-use crate::record::{Metrics, Recorder};
+use crate::record::Metrics;
 use crate::renewal::Followed;
 use crate::resolvers;
 use crate::tunnel::identity::{IdPattern, SpiffeIdError};
@@ -85,20 +85,27 @@ fn cleanup(file: Option<&Path>, flags: AgentOptions) -> anyhow::Result<ExitCode>
     Ok(ExitCode::SUCCESS)
 }
 
-/// Loads the kernel programs, which judge nothing until they are attached.
+/// Loads the kernel programs, and what they go by. They judge nothing until they are attached.
 fn load(config: &CaptureConfig, cgroups: &Cgroup2, verbose: bool) -> anyhow::Result<Capture> {
     let resolvers = match &config.resolvers {
         Some(resolvers) => resolvers.clone(),
         None => resolvers::of_the_system()?,
     };
-    Ok(Capture::load(&CaptureOptions {
+    let mut capture = Capture::load(&CaptureOptions {
         unregistered: config.unregistered,
         exempt_cgroup: own_cgroup(cgroups, &config.cgroups)?,
         resolvers,
         heartbeat: Some(config.heartbeat),
         pins: config.pin.clone(),
         log: verbose,
-    })?)
+    })?;
+    if verbose {
+        capture.start_log()?;
+    }
+    for (prefix, rule) in &config.destinations {
+        capture.set_prefix(*prefix, *rule)?;
+    }
+    Ok(capture)
 }
 
 /// The agent's own cgroup, if it lies inside of what is captured: its own
@@ -136,16 +143,8 @@ fn targets(config: &CaptureConfig) -> Targets {
 async fn serve(config: AgentConfig, loaded: Loaded, verbose: bool) -> anyhow::Result<()> {
     let cgroups = Cgroup2::find()?;
     let mut capture = load(&config.capture, &cgroups, verbose)?;
-    if verbose {
-        capture.start_log()?;
-    }
-    for (prefix, rule) in &config.capture.destinations {
-        capture.set_prefix(*prefix, *rule)?;
-    }
     let directory = Directory::new(cgroups, config.workloads.clone());
-    let evidence = evidence(&mut capture, &loaded.recorder, &directory)?;
-    let counters = capture.counters();
-    loaded.metrics.kernel_counters(move || counters.totals());
+    let evidence = evidence(&mut capture, &loaded, &directory)?;
     let tunnels = tunnels(
         &config,
         &loaded.credentials,
@@ -157,13 +156,9 @@ async fn serve(config: AgentConfig, loaded: Loaded, verbose: bool) -> anyhow::Re
     common::follow(loaded.reloader)?;
     let mut inherited = upgrade::inherit(&config.capture).await?;
     let succeeds = inherited.is_some();
-    let flows = match inherited.as_mut().and_then(Inherited::flows) {
-        Some(earlier) => capture.flows().with_earlier(earlier),
-        None => capture.flows(),
-    };
     let division = descriptors::divide(CONNECTION, Limits::default().connections);
     let parts = AgentParts {
-        flows,
+        flows: flows(&capture, inherited.as_mut()),
         tunnels: tunnels.clone(),
         policy: loaded.policy,
         recorder: loaded.recorder.clone(),
@@ -172,24 +167,10 @@ async fn serve(config: AgentConfig, loaded: Loaded, verbose: bool) -> anyhow::Re
     };
     let agent = Agent::new(parts, drain);
     let capture = Arc::new(Mutex::new(capture));
-    let registry = Scopes::new(
-        agent.clone(),
-        capture.clone(),
-        scope_options(&config.capture, division.namespaces),
-    );
-    let mut discovery = discover(&config.capture, registry.inheriting(inherited))?;
+    let options = scope_options(&config.capture, division.namespaces);
+    let registry = Scopes::new(agent.clone(), capture.clone(), options);
+    let discovery = begin(&config.capture, registry, &capture, inherited)?;
     let namespaces = discovery.len();
-    // From before the first connection is redirected, however long the rest of the start takes.
-    let heartbeat = lock(&capture).heartbeat();
-    tokio::spawn(beat(heartbeat, config.capture.heartbeat));
-    attach(&capture, &config.capture)?;
-    discovery.attached();
-    if let Some(inherited) = discovery.take_inherited() {
-        // One that has gone meanwhile needs no word.
-        if let Err(error) = inherited.done() {
-            tracing::warn!(%error, "the agent before has gone by itself");
-        }
-    }
     let succeeded = upgrade::offer(&config.capture, &agent, capture.clone())?;
     let following = draining.clone();
     let discovering = std::thread::Builder::new()
@@ -198,16 +179,8 @@ async fn serve(config: AgentConfig, loaded: Loaded, verbose: bool) -> anyhow::Re
         .context("cannot start a thread")?;
     if let Some(addr) = config.base.admin {
         let ready = readiness(tunnels, capture.clone());
-        let admin = upgrade::bind_admin(addr, &loaded.metrics, &ready, succeeds);
-        let admin = admin.await?.run(draining);
-        let succeeded = succeeded.clone();
-        tokio::spawn(async move {
-            tokio::select! {
-                () = admin => {}
-                // The address is the successor's now.
-                () = succeeded.reached() => {}
-            }
-        });
+        let admin = upgrade::bind_admin(addr, &loaded.metrics, &ready, succeeds).await?;
+        tokio::spawn(answer(admin, draining, succeeded.clone()));
     }
     tracing::info!(cgroups = ?config.capture.cgroups, namespaces, "agent ready");
     let signals = EndSignals::listen()?;
@@ -222,15 +195,56 @@ async fn serve(config: AgentConfig, loaded: Loaded, verbose: bool) -> anyhow::Re
     Ok(())
 }
 
-/// Records what the kernel refuses, from now on.
+/// What is known of those who connect, by our own programs and by those of the agent before.
+fn flows(capture: &Capture, inherited: Option<&mut Inherited>) -> Flows {
+    let flows = capture.flows();
+    match inherited.and_then(Inherited::flows) {
+        Some(earlier) => flows.with_earlier(earlier),
+        None => flows,
+    }
+}
+
+/// Serves what is there, captures it, and tells the agent before that it may go.
+fn begin(
+    config: &CaptureConfig,
+    registry: Scopes,
+    capture: &Mutex<Capture>,
+    inherited: Option<Inherited>,
+) -> anyhow::Result<Discovery> {
+    let mut discovery = discover(config, registry.inheriting(inherited))?;
+    // From before the first connection is redirected, however long the rest of the start takes.
+    let heartbeat = lock(capture).heartbeat();
+    tokio::spawn(beat(heartbeat, config.heartbeat));
+    attach(capture, config)?;
+    discovery.attached();
+    if let Some(inherited) = discovery.take_inherited() {
+        // One that has gone meanwhile needs no word.
+        if let Err(error) = inherited.done() {
+            tracing::warn!(%error, "the agent before has gone by itself");
+        }
+    }
+    Ok(discovery)
+}
+
+/// Answers at the admin address until it is a successor's.
+async fn answer(admin: Admin, draining: Observer, succeeded: Succeeded) {
+    tokio::select! {
+        () = admin.run(draining) => {}
+        () = succeeded.reached() => {}
+    }
+}
+
+/// Records and counts what the kernel refuses, from now on.
 fn evidence(
     capture: &mut Capture,
-    recorder: &Recorder,
+    loaded: &Loaded,
     directory: &Directory,
 ) -> anyhow::Result<Evidence> {
+    let counters = capture.counters();
+    loaded.metrics.kernel_counters(move || counters.totals());
     let events = capture.events();
     let events = events.context("somebody else reads what the kernel tells")?;
-    Evidence::start(events, recorder.clone(), directory.clone())
+    Evidence::start(events, loaded.recorder.clone(), directory.clone())
         .context("cannot read what the kernel tells")
 }
 
