@@ -9,15 +9,17 @@ pub trait Bytes {
 }
 
 /// What is known of the part above IP.
-#[repr(u8)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Transport {
-    /// A segment of TCP that asks for a connection: SYN without ACK.
-    Opens,
-    /// Another segment of TCP.
-    Segment,
-    /// UDP, UDP-Lite, SCTP or DCCP.
-    Ports,
+    /// TCP.
+    Tcp {
+        /// The port it goes to.
+        port: Port,
+        /// Whether it asks for a connection: SYN without ACK.
+        opens: bool,
+    },
+    /// UDP, UDP-Lite, SCTP or DCCP to this port.
+    Ports(Port),
     /// What keeps a link in order, and goes no further: neighbour discovery (RFC 4861), group
     /// membership (RFC 3376, RFC 3810).
     Link,
@@ -40,8 +42,6 @@ pub struct Packet {
     pub protocol: u8,
     /// What is known of it.
     pub transport: Transport,
-    /// The port it goes to; [`Port::NONE`] where there is none, or none to be seen.
-    pub port: Port,
     /// Whether its header has it go by way of other addresses than its destination (a routing
     /// header, a source route), or more in it than is followed.
     pub steered: bool,
@@ -124,8 +124,10 @@ impl Packet {
         Some(Packet {
             dst,
             protocol: TCP,
-            transport: segment(flags),
-            port: Port::from_be(u16::from_ne_bytes([hi, lo])),
+            transport: Transport::Tcp {
+                port: Port::from_be(u16::from_ne_bytes([hi, lo])),
+                opens: opens(flags),
+            },
             steered: false,
         })
     }
@@ -139,6 +141,19 @@ impl Packet {
         }
     }
 
+    /// The port it goes to; [`Port::NONE`] where there is none, or none to be seen.
+    #[inline(always)]
+    pub const fn port(&self) -> Port {
+        match self.transport {
+            Transport::Tcp { port, .. } | Transport::Ports(port) => port,
+            Transport::Link
+            | Transport::Answer
+            | Transport::Portless
+            | Transport::Fragment
+            | Transport::Hidden => Port::NONE,
+        }
+    }
+
     #[inline(always)]
     fn read_v4(bytes: &impl Bytes, offset: u32) -> Option<Packet> {
         let header = bytes.read::<20>(offset)?;
@@ -148,12 +163,10 @@ impl Packet {
         let dst = Addr::from_be_v4(u32::from_ne_bytes([a, b, c, d]));
         let above = offset + u32::from(first & 0xf) * 4;
         let options = offset + 20;
-        let (transport, port) = Transport::read_v4(bytes, above, protocol, fragment, dst);
         Some(Packet {
             dst,
             protocol,
-            transport,
-            port,
+            transport: Transport::read_v4(bytes, above, protocol, fragment, dst),
             steered: options < above && has_source_route(bytes, options, above),
         })
     }
@@ -171,7 +184,6 @@ impl Packet {
             dst: read_v6_dst(bytes, offset)?,
             protocol: next,
             transport: Transport::Hidden,
-            port: Port::NONE,
             steered: false,
         };
         let mut above = offset + 40;
@@ -196,8 +208,7 @@ impl Packet {
                     }
                 }
                 protocol => {
-                    let found = Transport::read_v6(bytes, above, protocol, hops, packet.dst);
-                    (packet.transport, packet.port) = found;
+                    packet.transport = Transport::read_v6(bytes, above, protocol, hops, packet.dst);
                     return Some(packet);
                 }
             };
@@ -282,14 +293,12 @@ impl Transport {
         protocol: u8,
         fragment: u16,
         dst: Addr,
-    ) -> (Transport, Port) {
+    ) -> Transport {
         /// Echo reply, unreachable, redirect, time exceeded, parameter problem, timestamp reply.
         const ANSWERS: [u8; 6] = [0, 3, 5, 11, 12, 14];
 
-        let transport = match (protocol, fragment) {
-            (TCP | UDP | DCCP | SCTP | UDPLITE, 0) => {
-                return Transport::read(bytes, offset, protocol);
-            }
+        match (protocol, fragment) {
+            (TCP | UDP | DCCP | SCTP | UDPLITE, 0) => Transport::read(bytes, offset, protocol),
             // It would put other flags over those of the first (RFC 3128).
             (TCP, 1) => Transport::Hidden,
             (TCP | UDP | DCCP | SCTP | UDPLITE, _) => Transport::Fragment,
@@ -299,68 +308,57 @@ impl Transport {
             },
             (IGMP, _) if dst.is_multicast() => Transport::Link,
             _ => Transport::Portless,
-        };
-        (transport, Port::NONE)
+        }
     }
 
     /// What is above an IPv6 header to `dst` with this hop limit, in no fragment or the first.
     #[inline(always)]
-    fn read_v6(
-        bytes: &impl Bytes,
-        offset: u32,
-        protocol: u8,
-        hops: u8,
-        dst: Addr,
-    ) -> (Transport, Port) {
+    fn read_v6(bytes: &impl Bytes, offset: u32, protocol: u8, hops: u8, dst: Addr) -> Transport {
         /// What was forwarded has a lower one.
         const OF_THIS_LINK: u8 = 255;
 
         match protocol {
             TCP | UDP | DCCP | SCTP | UDPLITE => return Transport::read(bytes, offset, protocol),
             ICMPV6 => {}
-            _ => return (Transport::Portless, Port::NONE),
+            _ => return Transport::Portless,
         }
-        let transport = match bytes.read::<1>(offset) {
+        match bytes.read::<1>(offset) {
             // Errors, and echo reply.
             Some([1..=4 | 129]) => Transport::Answer,
             Some([133..=137]) if hops == OF_THIS_LINK => Transport::Link,
             Some([130..=132 | 143]) if dst.is_multicast() => Transport::Link,
             _ => Transport::Portless,
-        };
-        (transport, Port::NONE)
+        }
     }
 
     /// A header with ports.
     #[inline(always)]
-    fn read(bytes: &impl Bytes, offset: u32, protocol: u8) -> (Transport, Port) {
+    fn read(bytes: &impl Bytes, offset: u32, protocol: u8) -> Transport {
         const FLAGS: u32 = 13;
 
         let Some(port) = bytes.read::<2>(offset + 2) else {
-            return (Transport::Hidden, Port::NONE);
+            return Transport::Hidden;
         };
         let port = Port::from_be(u16::from_ne_bytes(port));
         if protocol != TCP {
-            return (Transport::Ports, port);
+            return Transport::Ports(port);
         }
-        let transport = match bytes.read::<1>(offset + FLAGS) {
-            Some([flags]) => segment(flags),
+        let opens = match bytes.read::<1>(offset + FLAGS) {
+            Some([flags]) => opens(flags),
             // They come in the next fragment, and may be these.
-            None => Transport::Opens,
+            None => true,
         };
-        (transport, port)
+        Transport::Tcp { port, opens }
     }
 }
 
-/// A segment with these flags (RFC 9293).
+/// Whether a segment with these flags (RFC 9293) asks for a connection.
 #[inline(always)]
-const fn segment(flags: u8) -> Transport {
+const fn opens(flags: u8) -> bool {
     const SYN: u8 = 0x02;
     const ACK: u8 = 0x10;
 
-    match flags & (SYN | ACK) == SYN {
-        true => Transport::Opens,
-        false => Transport::Segment,
-    }
+    flags & (SYN | ACK) == SYN
 }
 
 #[cfg(test)]

@@ -7,7 +7,6 @@ use crate::{
 };
 
 /// Who gave a packet to the kernel.
-#[repr(u8)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Sender {
     /// A socket whose `connect` and `sendmsg` are judged.
@@ -64,7 +63,6 @@ pub struct Sent {
 }
 
 /// Why a packet is dropped: by which way it would have got round the redirect.
-#[repr(u8)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Bypass {
     /// By a socket that was not judged, such as one that was connected before, or by none of the
@@ -114,15 +112,18 @@ impl Sent {
             // What a socket of TCP or UDP sends is of another protocol once it is in a tunnel.
             (
                 Sender::Socket,
-                Transport::Segment
+                Transport::Tcp { opens: false, .. }
                 | Transport::Link
                 | Transport::Answer
                 | Transport::Portless
                 | Transport::Fragment
                 | Transport::Hidden,
             )
-            | (Sender::Kernel, Transport::Segment | Transport::Link | Transport::Answer)
-            | (Sender::Nobody, Transport::Segment | Transport::Link) => true,
+            | (
+                Sender::Kernel,
+                Transport::Tcp { opens: false, .. } | Transport::Link | Transport::Answer,
+            )
+            | (Sender::Nobody, Transport::Tcp { opens: false, .. } | Transport::Link) => true,
             (
                 Sender::Socket
                 | Sender::Nobody
@@ -138,9 +139,9 @@ impl Sent {
     #[inline(always)]
     const fn attempt(&self) -> Attempt {
         let protocol = match self.packet.transport {
-            Transport::Opens | Transport::Segment => Protocol::Tcp,
+            Transport::Tcp { .. } => Protocol::Tcp,
             // Those of SCTP and DCCP too: nothing redirects them to where the port is captured.
-            Transport::Ports => Protocol::Udp,
+            Transport::Ports(_) => Protocol::Udp,
             Transport::Link
             | Transport::Answer
             | Transport::Portless
@@ -152,7 +153,7 @@ impl Sent {
             protocol,
             form: Form::V6,
             dst: self.packet.dst,
-            port: self.packet.port,
+            port: self.packet.port(),
             bound: !self.loopback,
             // A packet that would be redirected is dropped, whether the agent lives or not.
             now: 0,

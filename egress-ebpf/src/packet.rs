@@ -18,7 +18,6 @@ use egress_common::{
 use crate::{
     ALLOW, DENY, evidence,
     maps::{self, PACKET_NETNS, UNJUDGED, count},
-    veil::Veil,
 };
 
 const AF_PACKET: u32 = 17;
@@ -110,14 +109,12 @@ pub(crate) fn judge(
     loopback: bool,
     device: impl Fn() -> Option<u64>,
 ) -> Result<(), Bypass> {
-    let veil = Veil::of(buffer);
-    let packet = veil.packet(packet);
     if loopback && packet.dst.is_local() && !packet.steered {
         return Ok(());
     }
     let origin = Origin::of(buffer);
     let mut sent = Sent {
-        sender: veil.sender(origin.sender()),
+        sender: origin.sender(),
         packet,
         cgroup: 0,
         loopback,
@@ -147,7 +144,7 @@ pub(crate) fn judge(
     let verdict = match maps::settings() {
         Some(settings) => {
             let scope = maps::scope(netns);
-            let prefix = scope.and_then(|_| maps::prefix(packet.dst, sent.packet.port));
+            let prefix = scope.and_then(|_| maps::prefix(packet.dst, sent.packet.port()));
             decide_packet(settings, scope, prefix, &sent)
         }
         None => Err(sent.way()),
@@ -155,7 +152,7 @@ pub(crate) fn judge(
     let target = Target {
         protocol: u16::from(packet.protocol),
         dst: packet.dst,
-        port: packet.port,
+        port: packet.port(),
     };
     verdict.inspect_err(|bypass| tell(*bypass, target, origin.maker(sent.cgroup), netns))
 }

@@ -76,17 +76,9 @@ fn read(bytes: &[u8]) -> Packet {
     Packet::read(&Slice(bytes), 0).unwrap()
 }
 
-/// What is above IP, and its port.
-fn above(packet: &Packet) -> (Transport, Port) {
-    (packet.transport, packet.port)
-}
-
-fn to(port: u16, opens: bool) -> (Transport, Port) {
-    let transport = match opens {
-        true => Transport::Opens,
-        false => Transport::Segment,
-    };
-    (transport, Port::from_host(port))
+fn to(port: u16, opens: bool) -> Transport {
+    let port = Port::from_host(port);
+    Transport::Tcp { port, opens }
 }
 
 #[test]
@@ -95,7 +87,7 @@ fn ipv4_with_and_without_options() {
         let packet = read(&v4(TCP, 0, options, &tcp(SYN)));
         assert_eq!(packet.dst, addr("192.0.2.1"));
         assert_eq!(packet.protocol, TCP);
-        assert_eq!(above(&packet), to(443, true));
+        assert_eq!(packet.transport, to(443, true));
     }
 }
 
@@ -111,16 +103,16 @@ fn what_opens_a_connection() {
         (0, false),
     ] {
         let packet = read(&v4(TCP, 0, 0, &tcp(flags)));
-        assert_eq!(above(&packet), to(443, opens), "{flags:#x}");
+        assert_eq!(packet.transport, to(443, opens), "{flags:#x}");
     }
 }
 
 #[test]
 fn protocols_with_ports_and_without() {
     for protocol in [UDP, DCCP, SCTP, UDPLITE] {
-        let expected = (Transport::Ports, Port::from_host(443));
-        assert_eq!(above(&read(&v4(protocol, 0, 0, &TO_443))), expected);
-        assert_eq!(above(&read(&v6(&[], protocol, &TO_443))), expected);
+        let expected = Transport::Ports(Port::from_host(443));
+        assert_eq!(read(&v4(protocol, 0, 0, &TO_443)).transport, expected);
+        assert_eq!(read(&v6(&[], protocol, &TO_443)).transport, expected);
     }
     for protocol in [1, 2, 4, 41, 47, 50, 58] {
         for fragment in [0, 1, 9] {
@@ -170,12 +162,15 @@ fn what_kernels_send_unasked() {
 #[test]
 fn fragments_and_stumps_hide_their_ports() {
     // "More fragments" alone is the first one.
-    assert_eq!(above(&read(&v4(TCP, 0x2000, 0, &tcp(SYN)))), to(443, true));
+    assert_eq!(
+        read(&v4(TCP, 0x2000, 0, &tcp(SYN))).transport,
+        to(443, true)
+    );
     // Without flags the next fragment may say SYN.
     for len in 4..=13 {
         let stump = &tcp(ACK)[..len];
-        assert_eq!(above(&read(&v4(TCP, 0x2000, 0, stump))), to(443, true));
-        assert_eq!(above(&read(&v6(&[], TCP, stump))), to(443, true));
+        assert_eq!(read(&v4(TCP, 0x2000, 0, stump)).transport, to(443, true));
+        assert_eq!(read(&v6(&[], TCP, stump)).transport, to(443, true));
     }
     for len in 0..4 {
         let stump = &TO_443[..len];
@@ -200,7 +195,7 @@ fn fragments_and_stumps_hide_their_ports() {
     let first = vec![0, 0, 0, 1, 0, 0, 0, 9];
     let later = vec![0, 0, 0, 9, 0, 0, 0, 9];
     assert_eq!(
-        above(&read(&v6(&[(44, first)], TCP, &tcp(SYN)))),
+        read(&v6(&[(44, first)], TCP, &tcp(SYN))).transport,
         to(443, true)
     );
     assert_eq!(
@@ -236,7 +231,7 @@ fn extension_headers_are_followed() {
         let packet = read(&v6(&chain[from..], TCP, &tcp(SYN)));
         assert_eq!(packet.dst, addr("2001:db8::1"));
         assert_eq!(packet.protocol, TCP);
-        assert_eq!(above(&packet), to(443, true), "{from}");
+        assert_eq!(packet.transport, to(443, true), "{from}");
         assert_eq!(packet.steered, from <= 2, "{from}");
     }
     let endless: Vec<_> = (0..20).map(|_| (60, options(0))).collect();

@@ -6,26 +6,9 @@ fn addr(text: &str) -> Addr {
     text.parse::<IpAddr>().unwrap().into()
 }
 
-/// What is above IP, and its port.
-#[derive(Clone, Copy)]
-struct Above(Transport, Port);
-
-impl From<Transport> for Above {
-    fn from(transport: Transport) -> Above {
-        Above(transport, Port::NONE)
-    }
-}
-
-fn to(port: u16, opens: bool) -> Above {
-    let transport = match opens {
-        true => Transport::Opens,
-        false => Transport::Segment,
-    };
-    Above(transport, Port::from_host(port))
-}
-
-fn datagram(port: u16) -> Above {
-    Above(Transport::Ports, Port::from_host(port))
+fn to(port: u16, opens: bool) -> Transport {
+    let port = Port::from_host(port);
+    Transport::Tcp { port, opens }
 }
 
 fn scope() -> ScopeConfig {
@@ -41,15 +24,13 @@ fn settings(unregistered: Fallback) -> Settings {
     Settings::new(exempt, unregistered)
 }
 
-fn sent(sender: Sender, dst: &str, above: impl Into<Above>) -> Sent {
-    let Above(transport, port) = above.into();
+fn sent(sender: Sender, dst: &str, transport: Transport) -> Sent {
     Sent {
         sender,
         packet: Packet {
             dst: addr(dst),
             protocol: 0,
             transport,
-            port,
             steered: false,
         },
         cgroup: 1,
@@ -72,9 +53,10 @@ fn judge(scope: &ScopeConfig, sent: &Sent) -> Result<(), Bypass> {
 
 #[test]
 fn captured_ports_are_closed_to_every_sender() {
+    let datagram = Transport::Ports(Port::from_host(443));
     for dst in ["192.0.2.1", "2001:db8::1"] {
         for (sender, bypass) in SENDERS {
-            for transport in [to(443, true), datagram(443)] {
+            for transport in [to(443, true), datagram] {
                 assert_eq!(judge(&scope(), &sent(sender, dst, transport)), Err(bypass));
             }
         }
@@ -127,7 +109,7 @@ fn closed() -> ScopeConfig {
 
 #[test]
 fn the_rest_follows_the_scope() {
-    let other = [to(22, true), datagram(5353)];
+    let other = [to(22, true), Transport::Ports(Port::from_host(5353))];
     let strict = scope().with_strict(true);
     for (sender, bypass) in SENDERS {
         for transport in other {
@@ -226,7 +208,7 @@ fn loopback_does_not_leave_by_another_device() {
     let settings = settings(Fallback::Pass);
     for dst in ["127.0.0.1", "127.9.9.9", "0.0.0.0", "::1", "::"] {
         for (sender, _) in SENDERS {
-            for transport in [to(443, true), to(8080, false), Transport::Portless.into()] {
+            for transport in [to(443, true), to(8080, false), Transport::Portless] {
                 let mut sent = sent(sender, dst, transport);
                 for scope in [Some(scope()), None] {
                     let prefix = Some(PrefixAction::Pass);
@@ -250,7 +232,7 @@ fn what_is_steered_does_not_leave() {
     let settings = settings(Fallback::Pass);
     for dst in ["192.0.2.1", "2001:db8::1", "::1"] {
         for (sender, _) in SENDERS {
-            for transport in [to(443, true), to(443, false), Transport::Portless.into()] {
+            for transport in [to(443, true), to(443, false), Transport::Portless] {
                 let mut steered = sent(sender, dst, transport);
                 steered.packet.steered = true;
                 let mut exempt = steered;
