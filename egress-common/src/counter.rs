@@ -65,7 +65,7 @@ pub enum Counter {
     FlowLost,
     /// A process connected to the agent's listener by itself; the agent closes the connection.
     DirectToListener,
-    /// An event was not told: its cgroup, or its namespace, has told enough for now.
+    /// An event was not told: its cgroup has told enough for now.
     EventWithheld,
     /// An event was not told: the ring buffer is full.
     EventLost,
