@@ -54,7 +54,7 @@ pub enum Counter {
     DropRaw,
     /// A packet was dropped: of a socket of another protocol than TCP and UDP.
     DropProtocol,
-    /// A packet was dropped: a frame of a packet socket, or one that is no IP packet.
+    /// A packet was dropped: a frame of a packet socket.
     DropFrame,
     /// A packet was dropped: its header has it go by way of other addresses, or it was to leave for
     /// loopback.

@@ -1,7 +1,7 @@
 //! What the kernel programs and the agent must agree on: the types that cross the border between
 //! them, the names and sizes of the maps, and the decisions: [`decide`] about every `connect` and
-//! `sendmsg`, [`decide_socket`] about sockets that are made, [`decide_packet`] about packets
-//! that leave by another way, and [`decide_unread`] about frames that are none.
+//! `sendmsg`, [`decide_socket`] about sockets that are made, and [`decide_packet`] about packets
+//! that leave by another way.
 //!
 //! The decisions are pure functions. The kernel programs gather their arguments and carry out the
 //! verdicts; the tests of this crate hold them to their promises on the host.
@@ -22,7 +22,6 @@ mod pod;
 mod scope;
 mod sent;
 mod socket;
-mod unread;
 
 pub use addr::{Addr, Port};
 pub use counter::Counter;
@@ -39,4 +38,3 @@ pub use sent::{Bypass, Sender, Sent, decide_packet};
 pub use socket::{
     NewSocket, SetOption, SocketVerdict, Unjudged, decide_option, decide_socket, is_judged,
 };
-pub use unread::{Unread, decide_unread};

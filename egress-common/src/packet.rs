@@ -81,10 +81,20 @@ impl Packet {
     /// Reads the packet in an Ethernet frame, also below VLAN tags (IEEE 802.1Q and 802.1ad).
     #[inline(always)]
     pub fn read_frame(bytes: &impl Bytes) -> Option<Packet> {
-        match upper(bytes)? {
-            (0x0800 | 0x86dd, offset) => Packet::read(bytes, offset),
-            _ => None,
+        /// Bytes of a tag with the type that announces it.
+        const TAG: u32 = 4;
+        /// More would not be unpacked by anybody.
+        const MAX_TAGS: u32 = 2;
+
+        let mut offset = ADDRESSES;
+        for _ in 0..=MAX_TAGS {
+            match u16::from_be_bytes(bytes.read::<2>(offset)?) {
+                0x0800 | 0x86dd => return Packet::read(bytes, offset + 2),
+                0x8100 | 0x88a8 => offset += TAG,
+                _ => return None,
+            }
         }
+        None
     }
 
     /// Reads a TCP segment in the form that nearly all have: the TCP header right behind an IP
@@ -222,24 +232,6 @@ impl Packet {
         packet.steered = true;
         Some(packet)
     }
-}
-
-/// The type of what is in an Ethernet frame, below VLAN tags, and where it begins.
-#[inline(always)]
-pub(crate) fn upper(bytes: &impl Bytes) -> Option<(u16, u32)> {
-    /// Bytes of a tag with the type that announces it.
-    const TAG: u32 = 4;
-    /// More would not be unpacked by anybody.
-    const MAX_TAGS: u32 = 2;
-
-    let mut offset = ADDRESSES;
-    for _ in 0..=MAX_TAGS {
-        match u16::from_be_bytes(bytes.read::<2>(offset)?) {
-            0x8100 | 0x88a8 => offset += TAG,
-            kind => return Some((kind, offset + 2)),
-        }
-    }
-    None
 }
 
 #[inline(always)]

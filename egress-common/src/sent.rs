@@ -35,18 +35,6 @@ impl Sender {
             _ => Sender::Unjudged,
         }
     }
-
-    /// What such a socket is in a namespace that is not its own.
-    #[inline(always)]
-    pub const fn elsewhere(self) -> Sender {
-        match self {
-            // Whoever judges them is not known.
-            Sender::Socket | Sender::Kernel | Sender::Nobody => Sender::Nobody,
-            Sender::Raw => Sender::Raw,
-            Sender::Unjudged => Sender::Unjudged,
-            Sender::Frame => Sender::Frame,
-        }
-    }
 }
 
 /// A packet on its way out.
@@ -72,7 +60,7 @@ pub enum Bypass {
     Raw,
     /// By a socket of another protocol.
     Protocol,
-    /// By a packet socket, or in a frame that nothing can be read in.
+    /// By a packet socket.
     Frame,
     /// By another way than its destination says: of other addresses, or out of the namespace where
     /// it says loopback.

@@ -11,8 +11,7 @@ use aya_ebpf::{
 };
 use core::{ffi::c_void, mem::MaybeUninit, ptr};
 use egress_common::{
-    Addr, Bypass, Bytes, COMM_LEN, Caller, Packet, Port, Sender, Sent, Target, Unjudged, Unread,
-    decide_packet, decide_unread,
+    Bypass, Bytes, COMM_LEN, Caller, Packet, Sender, Sent, Target, Unjudged, decide_packet,
 };
 
 use crate::{
@@ -107,40 +106,39 @@ pub(crate) fn judge(
     buffer: Buffer,
     packet: Packet,
     loopback: bool,
-    device: impl Fn() -> Option<u64>,
+    device: impl FnOnce() -> Option<u64>,
 ) -> Result<(), Bypass> {
     if loopback && packet.dst.is_local() && !packet.steered {
         return Ok(());
     }
-    let origin = Origin::of(buffer);
+    let socket = socket(buffer);
+    let unjudged = unjudged(socket);
     let mut sent = Sent {
-        sender: origin.sender(),
+        sender: match unjudged {
+            Some(unjudged) if unjudged.is_raw() => Sender::Raw,
+            Some(_) => Sender::Unjudged,
+            None => unknown(socket),
+        },
         packet,
         cgroup: 0,
         loopback,
     };
     if sent.continues() {
-        let forwarded = Sent {
-            sender: Sender::Nobody,
-            ..sent
-        };
-        if forwarded.continues() {
-            return Ok(());
-        }
-    }
-    let (netns, is_own) = origin.netns(buffer, device);
-    if !is_own {
-        sent.sender = sent.sender.elsewhere();
-    }
-    if sent.continues() {
         return Ok(());
     }
+    let netns = match unjudged {
+        Some(unjudged) => Some(unjudged.netns()),
+        None => netns(buffer, socket).or_else(device),
+    };
     // What is astray is judged without knowing.
     let netns = netns.or(sent.is_astray().then_some(NO_NETNS));
     let Some(netns) = netns else {
         return Ok(());
     };
-    sent.cgroup = origin.cgroup(buffer);
+    if !socket.is_null() {
+        // SAFETY: the helper accepts the context of a packet's program.
+        sent.cgroup = unsafe { bpf_skb_cgroup_id(buffer.skb) };
+    }
     let verdict = match maps::settings() {
         Some(settings) => {
             let scope = maps::scope(netns);
@@ -149,119 +147,29 @@ pub(crate) fn judge(
         }
         None => Err(sent.way()),
     };
-    let target = Target {
-        protocol: u16::from(packet.protocol),
-        dst: packet.dst,
-        port: packet.port(),
-    };
-    verdict.inspect_err(|bypass| tell(*bypass, target, origin.maker(sent.cgroup), netns))
-}
-
-/// As [`judge`], for a frame in which no packet can be read.
-#[inline(always)]
-pub(crate) fn judge_unread(
-    buffer: Buffer,
-    frame: Unread,
-    device: impl Fn() -> Option<u64>,
-) -> Result<(), Bypass> {
-    let origin = Origin::of(buffer);
-    let (Some(netns), is_own) = origin.netns(buffer, device) else {
-        return Ok(());
-    };
-    let sender = match origin.sender() {
-        sender if is_own => sender,
-        sender => sender.elsewhere(),
-    };
-    let cgroup = origin.cgroup(buffer);
-    let verdict = match maps::settings() {
-        Some(settings) => decide_unread(settings, maps::scope(netns), sender, cgroup, frame),
-        None => Err(Bypass::Frame),
-    };
-    let target = Target {
-        protocol: 0,
-        dst: Addr::UNSPECIFIED,
-        port: Port::NONE,
-    };
-    verdict.inspect_err(|bypass| tell(*bypass, target, origin.maker(cgroup), netns))
+    verdict.inspect_err(|bypass| tell(*bypass, &sent, unjudged, netns))
 }
 
 #[inline(always)]
-fn tell(bypass: Bypass, target: Target, maker: Caller, netns: u64) {
+fn tell(bypass: Bypass, sent: &Sent, unjudged: Option<&Unjudged>, netns: u64) {
     count(bypass.counter());
+    let target = Target {
+        protocol: u16::from(sent.packet.protocol),
+        dst: sent.packet.dst,
+        port: sent.packet.port(),
+    };
+    let sender = match unjudged {
+        Some(unjudged) => unjudged.maker(),
+        None => Caller {
+            cgroup: sent.cgroup,
+            pid: 0,
+            uid: 0,
+            comm: [0; COMM_LEN],
+        },
+    };
     // SAFETY: the helper takes nothing and only reads the clock.
     let now = unsafe { bpf_ktime_get_ns() };
-    evidence::tell(bypass.counter(), target, maker, netns, now);
-}
-
-/// Where a packet comes from.
-#[derive(Clone, Copy)]
-struct Origin {
-    /// The packet's socket, or null: forwarded packets have none.
-    socket: *mut bpf_sock,
-    /// What is known of the socket if it is one that nothing judges and that a process made.
-    unjudged: Option<&'static Unjudged>,
-}
-
-impl Origin {
-    #[inline(always)]
-    fn of(buffer: Buffer) -> Origin {
-        let socket = socket(buffer);
-        Origin {
-            socket,
-            unjudged: unjudged(socket),
-        }
-    }
-
-    #[inline(always)]
-    fn sender(self) -> Sender {
-        match self.unjudged {
-            Some(unjudged) if unjudged.is_raw() => Sender::Raw,
-            Some(_) => Sender::Unjudged,
-            None => unknown(self.socket),
-        }
-    }
-
-    /// The namespace that the packet leaves, and whether its socket is of that one. What a bridge
-    /// carries keeps the socket that sent it, of whatever namespace, so that a socket's namespace
-    /// counts only where it is captured; else the device's does.
-    #[inline(always)]
-    fn netns(self, buffer: Buffer, device: impl Fn() -> Option<u64>) -> (Option<u64>, bool) {
-        let own = match self.unjudged {
-            Some(unjudged) => Some(unjudged.netns()),
-            None => netns(buffer, self.socket),
-        };
-        match own {
-            Some(own) if maps::scope(own).is_some() => (Some(own), true),
-            _ => match device() {
-                Some(device) => (Some(device), own.is_none_or(|own| own == device)),
-                None => (own, true),
-            },
-        }
-    }
-
-    /// Id of the cgroup of the packet's socket, 0 if it has none.
-    #[inline(always)]
-    fn cgroup(self, buffer: Buffer) -> u64 {
-        if self.socket.is_null() {
-            return 0;
-        }
-        // SAFETY: the helper accepts the context of a packet's program.
-        unsafe { bpf_skb_cgroup_id(buffer.skb) }
-    }
-
-    /// Who made the socket, or what is known of it.
-    #[inline(always)]
-    fn maker(self, cgroup: u64) -> Caller {
-        match self.unjudged {
-            Some(unjudged) => unjudged.maker(),
-            None => Caller {
-                cgroup,
-                pid: 0,
-                uid: 0,
-                comm: [0; COMM_LEN],
-            },
-        }
-    }
+    evidence::tell(bypass.counter(), target, sender, netns, now);
 }
 
 /// The packet's socket, or null: forwarded packets have none.

@@ -25,8 +25,6 @@ mod bypass;
 mod evidence;
 #[path = "root_kernel/forwarded.rs"]
 mod forwarded;
-#[path = "root_kernel/frames.rs"]
-mod frames;
 #[path = "root_kernel/full.rs"]
 mod full;
 #[path = "root_kernel/guard.rs"]

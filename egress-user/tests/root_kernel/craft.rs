@@ -80,8 +80,25 @@ impl Craft {
     }
 
     fn send_frame(&self, tag: &[u8], told: u16) -> io::Result<()> {
+        let socket = packet_socket(0)?;
         let ether = self.ether().to_be_bytes();
-        send_frame(&[tag, &ether, &self.packet()].concat(), told)
+        let frame = [&[0xff; 6], [2; 6].as_slice(), tag, &ether, &self.packet()].concat();
+        // SAFETY: a string that ends with a zero.
+        let index = unsafe { libc::if_nametoindex(c"eth0".as_ptr()) };
+        let mut storage = SockAddrStorage::zeroed();
+        let len = {
+            // SAFETY: the storage is large enough for every kind of address, and zeroed.
+            let link: &mut libc::sockaddr_ll = unsafe { storage.view_as() };
+            link.sll_family = libc::AF_PACKET.try_into().unwrap();
+            link.sll_protocol = told.to_be();
+            link.sll_ifindex = index.try_into().unwrap();
+            link.sll_halen = 6;
+            link.sll_addr = [0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0];
+            size_of::<libc::sockaddr_ll>()
+        };
+        // SAFETY: it holds an address of this length.
+        let to = unsafe { SockAddr::new(storage, len.try_into().unwrap()) };
+        socket.send_to(&frame, &to).map(drop)
     }
 
     fn ether(&self) -> u16 {
@@ -181,29 +198,6 @@ impl Craft {
             }
         }
     }
-}
-
-/// Sends a frame to everybody on eth0, with these bytes behind both addresses, of which the kernel
-/// is told that they are of a type.
-pub(crate) fn send_frame(bytes: &[u8], told: u16) -> io::Result<()> {
-    let socket = packet_socket(0)?;
-    let frame = [&[0xff; 6], [2; 6].as_slice(), bytes].concat();
-    // SAFETY: a string that ends with a zero.
-    let index = unsafe { libc::if_nametoindex(c"eth0".as_ptr()) };
-    let mut storage = SockAddrStorage::zeroed();
-    let len = {
-        // SAFETY: the storage is large enough for every kind of address, and zeroed.
-        let link: &mut libc::sockaddr_ll = unsafe { storage.view_as() };
-        link.sll_family = libc::AF_PACKET.try_into().unwrap();
-        link.sll_protocol = told.to_be();
-        link.sll_ifindex = index.try_into().unwrap();
-        link.sll_halen = 6;
-        link.sll_addr = [0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0];
-        size_of::<libc::sockaddr_ll>()
-    };
-    // SAFETY: it holds an address of this length.
-    let to = unsafe { SockAddr::new(storage, len.try_into().unwrap()) };
-    socket.send_to(&frame, &to).map(drop)
 }
 
 /// Sets an option of a packet socket.
@@ -325,12 +319,6 @@ impl Tap {
             .iter()
             .filter(|text| frames.iter().any(|frame| has(frame, text)));
         seen.copied().collect()
-    }
-
-    /// How many frames with this text come along, up to the one that has `last` in it.
-    pub(crate) fn count(&self, text: &str, last: &str) -> usize {
-        let frames = self.frames(last);
-        frames.iter().filter(|frame| has(frame, text)).count()
     }
 
     /// The numbers of the IPv4 protocols that come along, up to and with the frame that has `last`

@@ -6,11 +6,11 @@ use std::mem::MaybeUninit;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
 
 use egress_lab::{Namespace, wait};
-use egress_user::agent::capture::{CaptureOptions, Fallback};
+use egress_user::agent::capture::Fallback;
 use egress_user::netns::Netns;
 use socket2::{Domain, Socket, Type};
 
-use crate::client::{ICMP, ICMPV6, Outcome, Script, Step, TCP, UDP};
+use crate::client::{ICMP, ICMPV6, Outcome, Script, Step, TCP};
 use crate::craft::{ACK, Above, Craft, Tap, Way};
 use crate::world::{
     BEHIND_V4, ORIGIN_V4, Place, WORKLOAD_V4, WORKLOAD_V6, World, attached, options,
@@ -108,33 +108,6 @@ fn protocols_without_ports_are_held_where_other_ports_are_refused() {
             assert_eq!((event.reason, event.protocol), ("drop_socket", 4));
             assert_eq!((event.cgroup, event.netns), (0, world.place.cookie.get()));
         }
-    }
-}
-
-/// What a bridge carries has the socket that sent it, of a namespace that nobody captures.
-#[test]
-fn what_a_bridge_carries_is_held() {
-    let options = CaptureOptions {
-        unregistered: Fallback::Pass,
-        ..options()
-    };
-    for other_ports in [Fallback::Refuse, Fallback::Pass] {
-        let mut world = World::with(&options, |scope| scope.other_ports = other_ports);
-        let behind = world.place.bridged();
-        let netns = Netns::at(world.place.workload.path()).unwrap();
-        world.capture.guard_interfaces(&netns).unwrap();
-        let tap = world.place.origin.tap();
-        let datagram = Script::new(false, UDP)
-            .then(Step::SendTo("192.0.2.1:443".parse().unwrap()))
-            .then(craft(Way::Raw, "192.0.2.1:0", Above::Ping, "echo"));
-        let seen = arrive(&tap, &behind, datagram, &["datagram", "echo"]);
-        match other_ports {
-            Fallback::Refuse => assert_eq!(seen, [""; 0]),
-            Fallback::Pass => assert_eq!(seen, ["echo"]),
-        }
-        // Only newer kernels tell that the raw socket is of another namespace.
-        let drops = world.counter("drop_socket") + world.counter("drop_raw");
-        assert_eq!(drops, 1 + u64::from(other_ports == Fallback::Refuse));
     }
 }
 

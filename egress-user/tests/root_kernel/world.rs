@@ -136,23 +136,6 @@ impl Place {
         behind
     }
 
-    /// A namespace at the same wire as the origin, of which this one is a bridge.
-    pub(crate) fn bridged(&self) -> Namespace {
-        let behind = self.behind();
-        let bridge = "link add br0 type bridge\n\
-                      link set eth0 master br0\n\
-                      link set eth1 master br0\n\
-                      link set br0 up\n";
-        self.workload.ip(bridge).unwrap();
-        behind
-            .ip(&format!(
-                "addr add 192.0.2.3/24 dev eth0\n\
-                 neigh replace {ORIGIN_V4} lladdr {ORIGIN_MAC} dev eth0\n"
-            ))
-            .unwrap();
-        behind
-    }
-
     /// The scope that captures this namespace.
     pub(crate) fn scope(&self) -> Scope {
         Scope {
