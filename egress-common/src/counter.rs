@@ -48,7 +48,7 @@ pub enum Counter {
     RefuseSocket,
     /// Refused: a socket option that would get frames past the interface's guard.
     RefuseOption,
-    /// A packet was dropped: of a socket that was not judged, or of none.
+    /// A packet was dropped: of a socket that was not judged.
     DropSocket,
     /// A packet was dropped: of a raw socket.
     DropRaw,

@@ -20,7 +20,6 @@ mod packet;
 #[cfg(feature = "user")]
 mod pod;
 mod scope;
-mod sent;
 mod socket;
 
 pub use addr::{Addr, Port};
@@ -29,12 +28,11 @@ pub use decision::{Attempt, Form, Pass, Protocol, Redirect, Refuse, Verdict, dec
 pub use device::Device;
 pub use event::{Allowance, EVENT_WINDOW_NS, EVENTS_PER_WINDOW, Event, Target};
 pub use flow::{COMM_LEN, Caller, Flow, FlowKey, Redirected};
-pub use packet::{Bytes, Packet, Transport};
+pub use packet::{Bypass, Bytes, Packet, Sender, Sent, Transport, decide_packet};
 pub use scope::{
     EXEMPT_CGROUPS, Fallback, MAX_PORTS, MAX_PREFIX_PORTS, MAX_RESOLVERS, PrefixAction, PrefixRule,
     ScopeConfig, Settings, TooManyPorts, TooManyPrefixPorts, TooManyResolvers,
 };
-pub use sent::{Bypass, Sender, Sent, decide_packet};
 pub use socket::{
     NewSocket, SetOption, SocketVerdict, Unjudged, decide_option, decide_socket, is_judged,
 };

@@ -117,7 +117,8 @@ pub(crate) fn judge(
         sender: match unjudged {
             Some(unjudged) if unjudged.is_raw() => Sender::Raw,
             Some(_) => Sender::Unjudged,
-            None => unknown(socket),
+            None if is_packet_socket(socket) => Sender::Frame,
+            None => Sender::Socket,
         },
         packet,
         cgroup: 0,
@@ -186,19 +187,10 @@ fn socket(buffer: Buffer) -> *mut bpf_sock {
     }
 }
 
-/// Who has this socket, or none, that nobody remembers.
 #[inline(always)]
-fn unknown(socket: *mut bpf_sock) -> Sender {
-    if socket.is_null() {
-        return Sender::Nobody;
-    }
-    // SAFETY: a socket that is not null, whose words are readable.
-    let (family, kind, protocol) =
-        unsafe { ((*socket).family, (*socket).type_, (*socket).protocol) };
-    match family {
-        AF_PACKET => Sender::Frame,
-        _ => Sender::unknown(kind, protocol),
-    }
+fn is_packet_socket(socket: *mut bpf_sock) -> bool {
+    // SAFETY: a socket that is not null, whose family is readable.
+    !socket.is_null() && unsafe { (*socket).family } == AF_PACKET
 }
 
 /// Whether this is a socket whose `connect` and `sendmsg` are judged. Nothing changes a socket's

@@ -23,8 +23,6 @@ mod agent;
 mod bypass;
 #[path = "root_kernel/evidence.rs"]
 mod evidence;
-#[path = "root_kernel/forwarded.rs"]
-mod forwarded;
 #[path = "root_kernel/full.rs"]
 mod full;
 #[path = "root_kernel/guard.rs"]

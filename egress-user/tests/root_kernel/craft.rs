@@ -40,12 +40,6 @@ pub(crate) enum Above {
     Udp,
     /// A fragment of a TCP segment, but not the first.
     LaterFragment,
-    /// The first fragment of a TCP segment, too short for its flags; a whole packet in IPv6.
-    TinyFragment,
-    /// The fragment that would follow the one above in IPv4, and lie over the flags of a longer one.
-    SecondFragment,
-    /// Another protocol.
-    Protocol(u8),
     /// An IPv6 packet whose TCP SYN stands behind extension headers.
     BehindExtensions,
     /// ICMP echo.
@@ -111,12 +105,7 @@ impl Craft {
 
     fn protocol(&self) -> u8 {
         match self.above {
-            Above::Tcp(_)
-            | Above::LaterFragment
-            | Above::TinyFragment
-            | Above::SecondFragment
-            | Above::BehindExtensions => 6,
-            Above::Protocol(protocol) => protocol,
+            Above::Tcp(_) | Above::LaterFragment | Above::BehindExtensions => 6,
             Above::Udp => 17,
             Above::Ping if self.dst.is_ipv6() => 58,
             Above::Ping => 1,
@@ -146,9 +135,7 @@ impl Craft {
                 .concat()
             }
             Above::Udp => [&ports, len.as_slice(), &[0; 2], text].concat(),
-            Above::LaterFragment | Above::SecondFragment => text.to_vec(),
-            Above::TinyFragment => [&ports, text.get(..4).unwrap()].concat(),
-            Above::Protocol(_) => [&[0; 8], text].concat(),
+            Above::LaterFragment => text.to_vec(),
             Above::Ping => {
                 let kind = if self.dst.is_ipv6() { 128 } else { 8 };
                 [&[kind, 0], [0; 6].as_slice(), text].concat()
@@ -158,21 +145,13 @@ impl Craft {
 
     fn packet(&self) -> Vec<u8> {
         let above = self.above_ip();
+        let later = matches!(self.above, Above::LaterFragment);
         match self.dst.ip() {
             IpAddr::V4(dst) => {
                 let len = u16::try_from(20 + above.len()).unwrap().to_be_bytes();
-                let fragment = match self.above {
-                    Above::LaterFragment => [0, 3],
-                    Above::TinyFragment => [0x20, 0],
-                    Above::SecondFragment => [0, 1],
-                    _ => [0, 0],
-                };
+                let fragment = if later { [0, 3] } else { [0, 0] };
                 let head = [&[0x45, 0], &len, [0, 7].as_slice(), &fragment].concat();
-                // The kernel fills in whose they are.
-                let source = match self.way {
-                    Way::RawHeader => [0; 4],
-                    _ => [192, 0, 2, 2],
-                };
+                let source = [192, 0, 2, 2];
                 let rest = [64, self.protocol(), 0, 0];
                 [
                     head,
