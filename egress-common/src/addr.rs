@@ -62,6 +62,13 @@ impl Addr {
             }
         }
     }
+
+    /// Whether this address holds on one link alone: `fe80::/10` (RFC 4291).
+    #[inline(always)]
+    pub const fn is_link_local_v6(self) -> bool {
+        let [a, ..] = self.be_words;
+        u32::from_be(a) >> 22 == 0xfe80 >> 6
+    }
 }
 
 impl From<IpAddr> for Addr {
