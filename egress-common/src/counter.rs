@@ -36,7 +36,7 @@ pub enum Counter {
     RefuseNoListener,
     /// Refused: the agent has not been heard of for too long.
     RefuseStale,
-    /// Refused: bound to a device, or to an address of one, and not to be released from it.
+    /// Refused: bound to a device and not to be released from it.
     RefuseBoundDevice,
     /// Refused: the original destination could not be stored.
     RefuseStorage,
@@ -56,8 +56,7 @@ pub enum Counter {
     DropProtocol,
     /// A packet was dropped: a frame of a packet socket.
     DropFrame,
-    /// A packet was dropped: its header has it go by way of other addresses, or it was to leave for
-    /// loopback.
+    /// A packet was dropped: its header has it go by way of other addresses.
     DropRoute,
     /// A flow record was written for the agent.
     FlowRecorded,

@@ -322,8 +322,6 @@ pub struct Sent {
     pub packet: Packet,
     /// Id of the cgroup of its socket, 0 if it has none.
     pub cgroup: u64,
-    /// Whether it goes by the loopback device.
-    pub loopback: bool,
 }
 
 /// Why a packet is dropped: by which way it would have got round the redirect.
@@ -337,8 +335,7 @@ pub enum Bypass {
     Protocol,
     /// By a packet socket.
     Frame,
-    /// By another way than its destination says: of other addresses, or out of the namespace where
-    /// it says loopback.
+    /// By way of other addresses than its destination.
     Route,
 }
 
@@ -357,18 +354,12 @@ impl Bypass {
 }
 
 impl Sent {
-    /// Whether it goes elsewhere than its destination says.
-    #[inline(always)]
-    pub const fn is_astray(&self) -> bool {
-        self.packet.steered || (!self.loopback && self.packet.dst.is_local())
-    }
-
     /// Whether the packet belongs to something that passed: a connection that stands, also if it
     /// stood before the capture began; a fragment that the kernel made of a datagram; what the
     /// kernel sends by itself, such as neighbour discovery.
     #[inline(always)]
     pub const fn continues(&self) -> bool {
-        if self.is_astray() {
+        if self.packet.steered {
             return false;
         }
         match (self.sender, self.packet.transport) {
@@ -395,7 +386,6 @@ impl Sent {
             form: Form::V6,
             dst: self.packet.dst,
             port: self.packet.port(),
-            bound: !self.loopback,
             // A packet that would be redirected is dropped, whether the agent lives or not.
             now: 0,
         }
@@ -404,7 +394,7 @@ impl Sent {
     /// The way that the packet takes.
     #[inline(always)]
     pub const fn way(&self) -> Bypass {
-        if self.is_astray() {
+        if self.packet.steered {
             return Bypass::Route;
         }
         match self.sender {
@@ -420,7 +410,7 @@ impl Sent {
 /// packet goes is dropped, and what it would redirect as well, since a redirected connection's
 /// packets go to loopback. `scope` and `prefix` are those of [`decide`].
 ///
-/// A packet that is astray goes elsewhere than `connect` or `sendmsg` was asked, or than its
+/// A packet that is steered goes elsewhere than `connect` or `sendmsg` was asked, or than its
 /// destination says: only those of exempt cgroups leave, in whatever namespace.
 ///
 /// # Errors
@@ -432,7 +422,7 @@ pub fn decide_packet(
     prefix: Option<PrefixAction>,
     sent: &Sent,
 ) -> Result<(), Bypass> {
-    if sent.is_astray() {
+    if sent.packet.steered {
         return if settings.exempts(sent.cgroup) {
             Ok(())
         } else {

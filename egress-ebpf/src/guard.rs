@@ -31,8 +31,7 @@ pub(crate) fn leave_bare(ctx: &TcContext) -> i32 {
 
 #[inline(always)]
 fn leave(buffer: Buffer, packet: Option<Packet>) -> i32 {
-    // Loopback has no guard.
-    match packet.map(|packet| judge(buffer, packet, false, || netns(buffer))) {
+    match packet.map(|packet| judge(buffer, packet, || netns(buffer))) {
         // Other programs on the device have their say too.
         None | Some(Ok(())) => TC_ACT_UNSPEC,
         Some(Err(
@@ -44,11 +43,16 @@ fn leave(buffer: Buffer, packet: Option<Packet>) -> i32 {
 /// The namespace of the device, as the agent told it.
 #[inline(always)]
 fn netns(buffer: Buffer) -> Option<u64> {
-    // SAFETY: the kernel hands a valid context to the program, with this word.
-    let class = unsafe { (&raw const (*buffer.skb).tc_classid).read_volatile() };
+    // SAFETY: the kernel hands a valid context to the program, with these words.
+    let (class, index) = unsafe {
+        (
+            (&raw const (*buffer.skb).tc_classid).read_volatile(),
+            (&raw const (*buffer.skb).ifindex).read_volatile(),
+        )
+    };
     // Sixteen bits that a filter was given, and that stay zero without one.
     match u16::try_from(class) {
-        Ok(0) | Err(_) => maps::netns_of(Device::with_index(buffer.device())),
+        Ok(0) | Err(_) => maps::netns_of(Device::with_index(index)),
         Ok(class) => maps::netns_of(Device::with_class(class)),
     }
 }

@@ -20,8 +20,6 @@ use crate::{
 };
 
 const AF_PACKET: u32 = 17;
-/// Index of the loopback device, in every namespace.
-pub(crate) const LOOPBACK: u32 = 1;
 /// No namespace's cookie.
 const NO_NETNS: u64 = 0;
 
@@ -30,8 +28,7 @@ const NO_NETNS: u64 = 0;
 pub(crate) fn leave(ctx: &SkBuffContext) -> i32 {
     let buffer = Buffer { skb: ctx.skb.skb };
     let packet = Packet::read_plain(&buffer.head(), 0).or_else(|| Packet::read(&buffer, 0));
-    let loopback = buffer.device() == LOOPBACK;
-    match packet.map(|packet| judge(buffer, packet, loopback, || None)) {
+    match packet.map(|packet| judge(buffer, packet, || None)) {
         None | Some(Ok(())) => ALLOW,
         Some(Err(
             Bypass::Socket | Bypass::Raw | Bypass::Protocol | Bypass::Frame | Bypass::Route,
@@ -55,13 +52,6 @@ impl Buffer {
             start: start as usize,
             end: end as usize,
         }
-    }
-
-    /// Index of the device that it leaves by.
-    #[inline(always)]
-    pub(crate) fn device(self) -> u32 {
-        // SAFETY: the kernel hands a valid context to the program, with this word.
-        unsafe { (&raw const (*self.skb).ifindex).read_volatile() }
     }
 }
 
@@ -99,16 +89,15 @@ impl Bytes for Buffer {
     }
 }
 
-/// Judges a packet, and tells of it when it is to be dropped. `loopback` says whether it leaves by
-/// that device; `device` gives the namespace of the device, where that is known.
+/// Judges a packet, and tells of it when it is to be dropped. `device` gives the namespace of the
+/// device that it leaves by, where that is known.
 #[inline(always)]
 pub(crate) fn judge(
     buffer: Buffer,
     packet: Packet,
-    loopback: bool,
     device: impl FnOnce() -> Option<u64>,
 ) -> Result<(), Bypass> {
-    if loopback && packet.dst.is_local() && !packet.steered {
+    if packet.dst.is_local() && !packet.steered {
         return Ok(());
     }
     let socket = socket(buffer);
@@ -122,7 +111,6 @@ pub(crate) fn judge(
         },
         packet,
         cgroup: 0,
-        loopback,
     };
     if sent.continues() {
         return Ok(());
@@ -131,8 +119,8 @@ pub(crate) fn judge(
         Some(unjudged) => Some(unjudged.netns()),
         None => netns(buffer, socket).or_else(device),
     };
-    // What is astray is judged without knowing.
-    let netns = netns.or(sent.is_astray().then_some(NO_NETNS));
+    // What is steered is judged without knowing.
+    let netns = netns.or(packet.steered.then_some(NO_NETNS));
     let Some(netns) = netns else {
         return Ok(());
     };

@@ -29,8 +29,6 @@ mod full;
 mod guard;
 #[path = "root_kernel/lifetime.rs"]
 mod lifetime;
-#[path = "root_kernel/local.rs"]
-mod local;
 #[path = "root_kernel/memory.rs"]
 mod memory;
 #[path = "root_kernel/pins.rs"]

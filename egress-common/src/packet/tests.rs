@@ -252,7 +252,6 @@ fn sent(sender: Sender, dst: &str, transport: Transport) -> Sent {
             steered: false,
         },
         cgroup: 1,
-        loopback: false,
     }
 }
 
@@ -336,7 +335,6 @@ fn loopback_exemption_prefix_and_unregistered_hold_for_packets_too() {
             expected
         );
         let mut packet = sent(sender, "127.0.0.1", to(443, true));
-        packet.loopback = true;
         assert_eq!(judge(&scope(), &packet), Ok(()));
         packet.packet.dst = addr("192.0.2.1");
         for (fallback, expected) in [(Fallback::Pass, Ok(())), (Fallback::Refuse, Err(bypass))] {
@@ -352,30 +350,6 @@ fn loopback_exemption_prefix_and_unregistered_hold_for_packets_too() {
         );
         packet.cgroup = 77;
         assert_eq!(judge(&scope(), &packet), Ok(()));
-    }
-}
-
-#[test]
-fn loopback_does_not_leave_by_another_device() {
-    let settings = settings(Fallback::Pass);
-    for dst in ["127.0.0.1", "127.9.9.9", "0.0.0.0", "::1", "::"] {
-        for (sender, _) in SENDERS {
-            for transport in [to(443, true), to(8080, false), Transport::Portless] {
-                let mut sent = sent(sender, dst, transport);
-                for scope in [Some(scope()), None] {
-                    let prefix = Some(PrefixAction::Pass);
-                    let judge =
-                        |sent: &Sent| decide_packet(&settings, scope.as_ref(), prefix, sent);
-                    assert_eq!(judge(&sent), Err(Bypass::Route), "{sent:?}");
-                    sent.cgroup = 77;
-                    assert_eq!(judge(&sent), Ok(()), "{sent:?}");
-                    sent.cgroup = 1;
-                    sent.loopback = true;
-                    assert_eq!(judge(&sent), Ok(()), "{sent:?}");
-                    sent.loopback = false;
-                }
-            }
-        }
     }
 }
 

@@ -230,7 +230,6 @@ impl Capture {
             form: Form::V6,
             dst: Addr::from(to.ip()),
             port: Port::from_host(to.port()),
-            bound: false,
             now: 0,
         };
         let scope = self.scopes.get(&netns.get(), 0).ok();
