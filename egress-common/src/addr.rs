@@ -62,6 +62,20 @@ impl Addr {
             }
         }
     }
+}
+
+impl Addr {
+    /// Whether this is a group's: `224.0.0.0/4` (RFC 5771), `ff00::/8` (RFC 4291).
+    #[inline(always)]
+    pub const fn is_multicast(self) -> bool {
+        match self.be_v4() {
+            Some(v4) => u32::from_be(v4) >> 28 == 0xe,
+            None => {
+                let [a, ..] = self.be_words;
+                u32::from_be(a) >> 24 == 0xff
+            }
+        }
+    }
 
     /// Whether this address holds on one link alone: `fe80::/10` (RFC 4291).
     #[inline(always)]
@@ -194,6 +208,22 @@ mod tests {
             Some(u32::from_ne_bytes([192, 0, 2, 7]))
         );
         assert_eq!(addr("2001:db8::ffff:c000:207").be_v4(), None);
+    }
+
+    #[test]
+    fn groups_and_links() {
+        for group in ["224.0.0.22", "239.255.255.255", "ff02::16", "ff0e::1"] {
+            assert!(addr(group).is_multicast(), "{group}");
+        }
+        for other in ["223.255.255.255", "240.0.0.1", "fe80::1", "::1", "0.0.0.0"] {
+            assert!(!addr(other).is_multicast(), "{other}");
+        }
+        for link in ["fe80::1", "febf:ffff::1"] {
+            assert!(addr(link).is_link_local_v6(), "{link}");
+        }
+        for other in ["fec0::1", "fe7f::1", "169.254.0.1", "::1", "2001:db8::1"] {
+            assert!(!addr(other).is_link_local_v6(), "{other}");
+        }
     }
 
     #[test]

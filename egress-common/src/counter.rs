@@ -36,7 +36,7 @@ pub enum Counter {
     RefuseNoListener,
     /// Refused: the agent has not been heard of for too long.
     RefuseStale,
-    /// Refused: bound to a device and not to be released from it.
+    /// Refused: bound to a device, or to an address of one, and not to be released from it.
     RefuseBoundDevice,
     /// Refused: the original destination could not be stored.
     RefuseStorage,
@@ -48,15 +48,16 @@ pub enum Counter {
     RefuseSocket,
     /// Refused: a socket option that would get frames past the interface's guard.
     RefuseOption,
-    /// A packet was dropped: of a socket that was not judged.
+    /// A packet was dropped: of a socket that was not judged, or of none.
     DropSocket,
     /// A packet was dropped: of a raw socket.
     DropRaw,
     /// A packet was dropped: of a socket of another protocol than TCP and UDP.
     DropProtocol,
-    /// A packet was dropped: a frame of a packet socket.
+    /// A packet was dropped: a frame of a packet socket, or one that is no IP packet.
     DropFrame,
-    /// A packet was dropped: its header has it go by way of other addresses.
+    /// A packet was dropped: its header has it go by way of other addresses, or it was to leave for
+    /// loopback.
     DropRoute,
     /// A flow record was written for the agent.
     FlowRecorded,
@@ -64,7 +65,7 @@ pub enum Counter {
     FlowLost,
     /// A process connected to the agent's listener by itself; the agent closes the connection.
     DirectToListener,
-    /// An event was not told: its cgroup has told enough for now.
+    /// An event was not told: its cgroup, or its namespace, has told enough for now.
     EventWithheld,
     /// An event was not told: the ring buffer is full.
     EventLost,

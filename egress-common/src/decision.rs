@@ -72,6 +72,9 @@ pub struct Attempt {
     pub dst: Addr,
     /// The destination's port.
     pub port: Port,
+    /// Whether the socket is bound to a device other than loopback: by that one its packets leave,
+    /// wherever they are to go.
+    pub bound: bool,
     /// When it is made, in nanoseconds on the clock that starts with the machine.
     pub now: u64,
 }
@@ -134,7 +137,8 @@ pub enum Refuse {
     NoListener,
     /// The agent has not been heard of for too long: a redirect would end in a hang.
     Stale,
-    /// The socket is bound to a device and could not be released from it.
+    /// The socket is bound to a device, or to an address that holds on one device alone, and could
+    /// not be released from it, or is not to be: the destination is loopback.
     BoundDevice,
     /// The original destination could not be stored.
     Storage,
@@ -145,7 +149,9 @@ pub enum Refuse {
 /// Judges one attempt: `scope` is that of the caller's network namespace, `prefix` what the longest
 /// destination prefix that matches says of the attempt's port.
 ///
-/// Link-local destinations get no exemption: metadata services of clouds live there.
+/// Link-local destinations get no exemption: metadata services of clouds live there. Neither does
+/// loopback where the socket is bound to another device: that has its packets leave by it, in
+/// whatever namespace.
 #[inline(always)]
 pub fn decide(
     settings: &Settings,
@@ -153,12 +159,26 @@ pub fn decide(
     prefix: Option<PrefixAction>,
     attempt: &Attempt,
 ) -> Verdict {
-    if attempt.dst.is_local() {
+    if attempt.dst.is_local() && !attempt.bound {
         return Verdict::Pass(Pass::Loopback);
     }
     if settings.exempts(attempt.cgroup) {
         return Verdict::Pass(Pass::Exempt);
     }
+    if attempt.dst.is_local() {
+        return Verdict::Refuse(Refuse::BoundDevice);
+    }
+    decide_away(settings, scope, prefix, attempt)
+}
+
+/// [`decide`], of what is neither to loopback nor of an exempt cgroup.
+#[inline(always)]
+pub(crate) fn decide_away(
+    settings: &Settings,
+    scope: Option<&ScopeConfig>,
+    prefix: Option<PrefixAction>,
+    attempt: &Attempt,
+) -> Verdict {
     let Some(scope) = scope else {
         return match settings.unregistered() {
             Fallback::Pass => Verdict::Pass(Pass::Unregistered),

@@ -2,7 +2,7 @@
 
 use crate::{Addr, COMM_LEN, Caller, Counter, Port};
 
-/// How many events of one cgroup are told within [`EVENT_WINDOW_NS`]; the counters stay exact.
+/// How many events of one cgroup, or without a cgroup of one namespace, are told within [`EVENT_WINDOW_NS`]; the counters stay exact.
 pub const EVENTS_PER_WINDOW: u32 = 16;
 
 /// The time for which [`EVENTS_PER_WINDOW`] counts: one second.
@@ -103,13 +103,14 @@ impl Event {
         self.at_ns
     }
 
-    /// How many events of this cgroup were not told since the last one that was.
+    /// How many events of this cgroup, or without a cgroup of this namespace, were not told since the
+    /// last one that was.
     pub const fn withheld(&self) -> u32 {
         self.withheld
     }
 }
 
-/// How much of its allowance a cgroup has spent. Processors that spend at the same moment may
+/// How much of its allowance a cgroup, or a namespace, has spent. Processors that spend at the same moment may
 /// tell a few events more.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -122,6 +123,20 @@ pub struct Allowance {
 const _: () = assert!(size_of::<Allowance>() == 16);
 
 impl Allowance {
+    /// Whose allowance an event of this cgroup and of the namespace with the cookie `netns` spends:
+    /// the cgroup's; where that is 0, as of a forwarded packet, the namespace's, lest one that is
+    /// flooded has what happens in others withheld.
+    #[inline(always)]
+    pub const fn owner(cgroup: u64, netns: u64) -> u64 {
+        /// No id of a cgroup, which counts from below.
+        const NETNS: u64 = 1 << 63;
+
+        match cgroup {
+            0 => NETNS | netns,
+            cgroup => cgroup,
+        }
+    }
+
     /// An allowance of which nothing is spent at `now`.
     #[inline(always)]
     pub const fn new(now: u64) -> Allowance {
@@ -211,6 +226,14 @@ mod tests {
         );
         event.reason = 9999;
         assert_eq!(event.reason(), None);
+    }
+
+    #[test]
+    fn each_cgroup_has_its_own_allowance_and_without_one_each_namespace() {
+        assert_eq!(Allowance::owner(7, 1), Allowance::owner(7, 2));
+        assert_ne!(Allowance::owner(7, 1), Allowance::owner(8, 1));
+        assert_ne!(Allowance::owner(0, 1), Allowance::owner(0, 2));
+        assert_ne!(Allowance::owner(0, 7), Allowance::owner(7, 0));
     }
 
     #[test]

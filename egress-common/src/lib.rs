@@ -1,7 +1,7 @@
 //! What the kernel programs and the agent must agree on: the types that cross the border between
 //! them, the names and sizes of the maps, and the decisions: [`decide`] about every `connect` and
-//! `sendmsg`, [`decide_socket`] about sockets that are made, and [`decide_packet`] about packets
-//! that leave by another way.
+//! `sendmsg`, [`decide_socket`] about sockets that are made, [`decide_packet`] about packets
+//! that leave by another way, and [`decide_unread`] about frames that are none.
 //!
 //! The decisions are pure functions. The kernel programs gather their arguments and carry out the
 //! verdicts; the tests of this crate hold them to their promises on the host.
@@ -20,7 +20,9 @@ mod packet;
 #[cfg(feature = "user")]
 mod pod;
 mod scope;
+mod sent;
 mod socket;
+mod unread;
 
 pub use addr::{Addr, Port};
 pub use counter::Counter;
@@ -28,11 +30,13 @@ pub use decision::{Attempt, Form, Pass, Protocol, Redirect, Refuse, Verdict, dec
 pub use device::Device;
 pub use event::{Allowance, EVENT_WINDOW_NS, EVENTS_PER_WINDOW, Event, Target};
 pub use flow::{COMM_LEN, Caller, Flow, FlowKey, Redirected};
-pub use packet::{Bypass, Bytes, Packet, Sender, Sent, Transport, decide_packet};
+pub use packet::{Bytes, Packet, Transport};
 pub use scope::{
     EXEMPT_CGROUPS, Fallback, MAX_PORTS, MAX_PREFIX_PORTS, MAX_RESOLVERS, PrefixAction, PrefixRule,
     ScopeConfig, Settings, TooManyPorts, TooManyPrefixPorts, TooManyResolvers,
 };
+pub use sent::{Bypass, Course, Sender, Sent, decide_packet};
 pub use socket::{
     NewSocket, SetOption, SocketVerdict, Unjudged, decide_option, decide_socket, is_judged,
 };
+pub use unread::{Unread, decide_unread};

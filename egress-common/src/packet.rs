@@ -1,33 +1,39 @@
-//! What a packet says of where it goes, and the decision about packets that leave by another way
-//! than a judged `connect` or `sendmsg`.
+//! What a packet says of where it goes.
 
-use crate::{
-    Addr, Attempt, Counter, Form, Pass, Port, PrefixAction, Protocol, ScopeConfig, Settings,
-    Verdict, decide,
-};
+use crate::{Addr, Port};
 
 /// The bytes of a packet.
 pub trait Bytes {
     /// The `N` bytes from `offset` on, if there are as many.
     fn read<const N: usize>(&self, offset: u32) -> Option<[u8; N]>;
+
+    /// `offset`, without what a verifier of programs knows of it.
+    #[inline(always)]
+    fn veil(&self, offset: u32) -> u32 {
+        offset
+    }
 }
 
 /// What is known of the part above IP.
+#[repr(u8)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Transport {
-    /// TCP.
-    Tcp {
-        /// The port it goes to.
-        port: Port,
-        /// Whether it asks for a connection: SYN without ACK.
-        opens: bool,
-    },
-    /// UDP, UDP-Lite, SCTP or DCCP to this port.
-    Ports(Port),
-    /// A protocol without ports.
+    /// A segment of TCP that asks for a connection: SYN without ACK.
+    Opens,
+    /// Another segment of TCP.
+    Segment,
+    /// UDP, UDP-Lite, SCTP or DCCP.
+    Ports,
+    /// What keeps a link in order, and goes no further: neighbour discovery (RFC 4861), group
+    /// membership (RFC 3376, RFC 3810).
+    Link,
+    /// An ICMP error or answer (RFC 792, RFC 4443): what kernels send unasked.
+    Answer,
+    /// Another protocol without ports.
     Portless,
-    /// The ports are not in the packet, as in every fragment but the first, or not where anybody
-    /// would find them.
+    /// A fragment but the first, which has the ports.
+    Fragment,
+    /// The ports are not where anybody would find them.
     Hidden,
 }
 
@@ -40,14 +46,19 @@ pub struct Packet {
     pub protocol: u8,
     /// What is known of it.
     pub transport: Transport,
+    /// The port it goes to; [`Port::NONE`] where there is none, or none to be seen.
+    pub port: Port,
     /// Whether its header has it go by way of other addresses than its destination (a routing
     /// header, a source route), or more in it than is followed.
     pub steered: bool,
 }
 
+const ICMP: u8 = 1;
+const IGMP: u8 = 2;
 const TCP: u8 = 6;
 const UDP: u8 = 17;
 const DCCP: u8 = 33;
+const ICMPV6: u8 = 58;
 const SCTP: u8 = 132;
 const UDPLITE: u8 = 136;
 
@@ -76,20 +87,10 @@ impl Packet {
     /// Reads the packet in an Ethernet frame, also below VLAN tags (IEEE 802.1Q and 802.1ad).
     #[inline(always)]
     pub fn read_frame(bytes: &impl Bytes) -> Option<Packet> {
-        /// Bytes of a tag with the type that announces it.
-        const TAG: u32 = 4;
-        /// More would not be unpacked by anybody.
-        const MAX_TAGS: u32 = 2;
-
-        let mut offset = ADDRESSES;
-        for _ in 0..=MAX_TAGS {
-            match u16::from_be_bytes(bytes.read::<2>(offset)?) {
-                0x0800 | 0x86dd => return Packet::read(bytes, offset + 2),
-                0x8100 | 0x88a8 => offset += TAG,
-                _ => return None,
-            }
+        match upper(bytes)? {
+            (0x0800 | 0x86dd, offset) => Packet::read(bytes, offset),
+            _ => None,
         }
-        None
     }
 
     /// Reads a TCP segment in the form that nearly all have: the TCP header right behind an IP
@@ -129,10 +130,8 @@ impl Packet {
         Some(Packet {
             dst,
             protocol: TCP,
-            transport: Transport::Tcp {
-                port: Port::from_be(u16::from_ne_bytes([hi, lo])),
-                opens: opens(flags),
-            },
+            transport: segment(flags),
+            port: Port::from_be(u16::from_ne_bytes([hi, lo])),
             steered: false,
         })
     }
@@ -146,27 +145,21 @@ impl Packet {
         }
     }
 
-    /// The port it goes to; [`Port::NONE`] where there is none, or none to be seen.
-    #[inline(always)]
-    pub const fn port(&self) -> Port {
-        match self.transport {
-            Transport::Tcp { port, .. } | Transport::Ports(port) => port,
-            Transport::Portless | Transport::Hidden => Port::NONE,
-        }
-    }
-
     #[inline(always)]
     fn read_v4(bytes: &impl Bytes, offset: u32) -> Option<Packet> {
         let header = bytes.read::<20>(offset)?;
         let [first, _, _, _, _, _, frag_hi, frag_lo, _, protocol, ..] = header;
         let [.., a, b, c, d] = header;
-        let later = u16::from_be_bytes([frag_hi, frag_lo]) & 0x1fff != 0;
+        let fragment = u16::from_be_bytes([frag_hi, frag_lo]) & 0x1fff;
+        let dst = Addr::from_be_v4(u32::from_ne_bytes([a, b, c, d]));
         let above = offset + u32::from(first & 0xf) * 4;
         let options = offset + 20;
+        let (transport, port) = Transport::read_v4(bytes, above, protocol, fragment, dst);
         Some(Packet {
-            dst: Addr::from_be_v4(u32::from_ne_bytes([a, b, c, d])),
+            dst,
             protocol,
-            transport: Transport::read(bytes, above, protocol, later),
+            transport,
+            port,
             steered: options < above && has_source_route(bytes, options, above),
         })
     }
@@ -179,11 +172,12 @@ impl Packet {
         const AUTHENTICATION: u8 = 51;
         const DESTINATION: u8 = 60;
 
-        let [_, _, _, _, _, _, next, _] = bytes.read::<8>(offset)?;
+        let [_, _, _, _, _, _, next, hops] = bytes.read::<8>(offset)?;
         let mut packet = Packet {
             dst: read_v6_dst(bytes, offset)?,
             protocol: next,
             transport: Transport::Hidden,
+            port: Port::NONE,
             steered: false,
         };
         let mut above = offset + 40;
@@ -208,19 +202,39 @@ impl Packet {
                     }
                 }
                 protocol => {
-                    packet.transport = Transport::read(bytes, above, protocol, later);
+                    let found = Transport::read_v6(bytes, above, protocol, hops, packet.dst);
+                    (packet.transport, packet.port) = found;
                     return Some(packet);
                 }
             };
             // What follows in a later fragment is not a header.
             if later {
+                packet.transport = Transport::Fragment;
                 return Some(packet);
             }
-            above += len;
+            above = bytes.veil(above + len);
         }
         packet.steered = true;
         Some(packet)
     }
+}
+
+/// The type of what is in an Ethernet frame, below VLAN tags, and where it begins.
+#[inline(always)]
+pub(crate) fn upper(bytes: &impl Bytes) -> Option<(u16, u32)> {
+    /// Bytes of a tag with the type that announces it.
+    const TAG: u32 = 4;
+    /// More would not be unpacked by anybody.
+    const MAX_TAGS: u32 = 2;
+
+    let mut offset = ADDRESSES;
+    for _ in 0..=MAX_TAGS {
+        match u16::from_be_bytes(bytes.read::<2>(offset)?) {
+            0x8100 | 0x88a8 => offset += TAG,
+            kind => return Some((kind, bytes.veil(offset + 2))),
+        }
+    }
+    None
 }
 
 #[inline(always)]
@@ -265,186 +279,93 @@ fn has_source_route(bytes: &impl Bytes, mut at: u32, end: u32) -> bool {
 }
 
 impl Transport {
+    /// What is above an IPv4 header to `dst`; `fragment` is where in its datagram it begins, in
+    /// units of eight bytes.
     #[inline(always)]
-    fn read(bytes: &impl Bytes, offset: u32, protocol: u8, later: bool) -> Transport {
-        const FLAGS: u32 = 13;
+    fn read_v4(
+        bytes: &impl Bytes,
+        offset: u32,
+        protocol: u8,
+        fragment: u16,
+        dst: Addr,
+    ) -> (Transport, Port) {
+        /// Echo reply, unreachable, redirect, time exceeded, parameter problem, timestamp reply.
+        const ANSWERS: [u8; 6] = [0, 3, 5, 11, 12, 14];
+
+        let transport = match (protocol, fragment) {
+            (TCP | UDP | DCCP | SCTP | UDPLITE, 0) => {
+                return Transport::read(bytes, offset, protocol);
+            }
+            // It would put other flags over those of the first (RFC 3128).
+            (TCP, 1) => Transport::Hidden,
+            (TCP | UDP | DCCP | SCTP | UDPLITE, _) => Transport::Fragment,
+            (ICMP, 0) => match bytes.read::<1>(offset) {
+                Some([kind]) if ANSWERS.contains(&kind) => Transport::Answer,
+                _ => Transport::Portless,
+            },
+            (IGMP, _) if dst.is_multicast() => Transport::Link,
+            _ => Transport::Portless,
+        };
+        (transport, Port::NONE)
+    }
+
+    /// What is above an IPv6 header to `dst` with this hop limit, in no fragment or the first.
+    #[inline(always)]
+    fn read_v6(
+        bytes: &impl Bytes,
+        offset: u32,
+        protocol: u8,
+        hops: u8,
+        dst: Addr,
+    ) -> (Transport, Port) {
+        /// What was forwarded has a lower one.
+        const OF_THIS_LINK: u8 = 255;
 
         match protocol {
-            TCP | UDP | DCCP | SCTP | UDPLITE if later => return Transport::Hidden,
-            TCP | UDP | DCCP | SCTP | UDPLITE => {}
-            _ => return Transport::Portless,
+            TCP | UDP | DCCP | SCTP | UDPLITE => return Transport::read(bytes, offset, protocol),
+            ICMPV6 => {}
+            _ => return (Transport::Portless, Port::NONE),
         }
+        let transport = match bytes.read::<1>(offset) {
+            // Errors, and echo reply.
+            Some([1..=4 | 129]) => Transport::Answer,
+            Some([133..=137]) if hops == OF_THIS_LINK => Transport::Link,
+            Some([130..=132 | 143]) if dst.is_multicast() => Transport::Link,
+            _ => Transport::Portless,
+        };
+        (transport, Port::NONE)
+    }
+
+    /// A header with ports.
+    #[inline(always)]
+    fn read(bytes: &impl Bytes, offset: u32, protocol: u8) -> (Transport, Port) {
+        const FLAGS: u32 = 13;
+
         let Some(port) = bytes.read::<2>(offset + 2) else {
-            return Transport::Hidden;
+            return (Transport::Hidden, Port::NONE);
         };
         let port = Port::from_be(u16::from_ne_bytes(port));
         if protocol != TCP {
-            return Transport::Ports(port);
+            return (Transport::Ports, port);
         }
-        match bytes.read::<1>(offset + FLAGS) {
-            Some([flags]) => Transport::Tcp {
-                port,
-                opens: opens(flags),
-            },
-            None => Transport::Hidden,
-        }
+        let transport = match bytes.read::<1>(offset + FLAGS) {
+            Some([flags]) => segment(flags),
+            // They come in the next fragment, and may be these.
+            None => Transport::Opens,
+        };
+        (transport, port)
     }
 }
 
-/// Whether a segment with these flags (RFC 9293) asks for a connection.
+/// A segment with these flags (RFC 9293).
 #[inline(always)]
-const fn opens(flags: u8) -> bool {
+const fn segment(flags: u8) -> Transport {
     const SYN: u8 = 0x02;
     const ACK: u8 = 0x10;
 
-    flags & (SYN | ACK) == SYN
-}
-
-/// Who gave a packet to the kernel.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Sender {
-    /// A socket whose `connect` and `sendmsg` are judged, or the kernel itself.
-    Socket,
-    /// A raw socket.
-    Raw,
-    /// A socket of another protocol than TCP and UDP, whose `connect` or `sendmsg` nothing judges.
-    Unjudged,
-    /// A packet socket: the frame was written by a process.
-    Frame,
-}
-
-/// A packet on its way out.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Sent {
-    /// Who gave it to the kernel.
-    pub sender: Sender,
-    /// The packet.
-    pub packet: Packet,
-    /// Id of the cgroup of its socket, 0 if it has none.
-    pub cgroup: u64,
-}
-
-/// Why a packet is dropped: by which way it would have got round the redirect.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Bypass {
-    /// By a socket that was not judged, such as one that was connected before.
-    Socket,
-    /// By a raw socket.
-    Raw,
-    /// By a socket of another protocol.
-    Protocol,
-    /// By a packet socket.
-    Frame,
-    /// By way of other addresses than its destination.
-    Route,
-}
-
-impl Bypass {
-    /// The counter of this way.
-    #[inline(always)]
-    pub const fn counter(self) -> Counter {
-        match self {
-            Bypass::Socket => Counter::DropSocket,
-            Bypass::Raw => Counter::DropRaw,
-            Bypass::Protocol => Counter::DropProtocol,
-            Bypass::Frame => Counter::DropFrame,
-            Bypass::Route => Counter::DropRoute,
-        }
-    }
-}
-
-impl Sent {
-    /// Whether the packet belongs to something that passed: a connection that stands, also if it
-    /// stood before the capture began; a fragment that the kernel made of a datagram; what the
-    /// kernel sends by itself, such as neighbour discovery.
-    #[inline(always)]
-    pub const fn continues(&self) -> bool {
-        if self.packet.steered {
-            return false;
-        }
-        match (self.sender, self.packet.transport) {
-            (
-                Sender::Socket,
-                Transport::Tcp { opens: false, .. } | Transport::Portless | Transport::Hidden,
-            ) => true,
-            (Sender::Socket, Transport::Tcp { opens: true, .. } | Transport::Ports(_))
-            | (Sender::Raw | Sender::Unjudged | Sender::Frame, _) => false,
-        }
-    }
-
-    #[inline(always)]
-    const fn attempt(&self) -> Attempt {
-        let protocol = match self.packet.transport {
-            Transport::Tcp { .. } => Protocol::Tcp,
-            // Those of SCTP and DCCP too: nothing redirects them to where the port is captured.
-            Transport::Ports(_) => Protocol::Udp,
-            Transport::Portless | Transport::Hidden => Protocol::Other,
-        };
-        Attempt {
-            cgroup: self.cgroup,
-            protocol,
-            form: Form::V6,
-            dst: self.packet.dst,
-            port: self.packet.port(),
-            // A packet that would be redirected is dropped, whether the agent lives or not.
-            now: 0,
-        }
-    }
-
-    /// The way that the packet takes.
-    #[inline(always)]
-    pub const fn way(&self) -> Bypass {
-        if self.packet.steered {
-            return Bypass::Route;
-        }
-        match self.sender {
-            Sender::Socket => Bypass::Socket,
-            Sender::Raw => Bypass::Raw,
-            Sender::Unjudged => Bypass::Protocol,
-            Sender::Frame => Bypass::Frame,
-        }
-    }
-}
-
-/// Judges a packet that leaves the namespace: what [`decide`] would not let pass to where the
-/// packet goes is dropped, and what it would redirect as well, since a redirected connection's
-/// packets go to loopback. `scope` and `prefix` are those of [`decide`].
-///
-/// A packet that is steered goes elsewhere than `connect` or `sendmsg` was asked, or than its
-/// destination says: only those of exempt cgroups leave, in whatever namespace.
-///
-/// # Errors
-/// The packet is to be dropped.
-#[inline(always)]
-pub fn decide_packet(
-    settings: &Settings,
-    scope: Option<&ScopeConfig>,
-    prefix: Option<PrefixAction>,
-    sent: &Sent,
-) -> Result<(), Bypass> {
-    if sent.packet.steered {
-        return if settings.exempts(sent.cgroup) {
-            Ok(())
-        } else {
-            Err(sent.way())
-        };
-    }
-    if sent.continues() {
-        return Ok(());
-    }
-    let strict = scope.is_some_and(ScopeConfig::strict);
-    match decide(settings, scope, prefix, &sent.attempt()) {
-        Verdict::Pass(Pass::Loopback | Pass::Exempt | Pass::Unregistered | Pass::Prefix) => Ok(()),
-        Verdict::Pass(Pass::Protocol | Pass::OtherPort | Pass::Dns) => match sent.sender {
-            // The kernel made the packet: its fragments hide nothing.
-            Sender::Socket | Sender::Unjudged => Ok(()),
-            Sender::Raw | Sender::Frame if strict => Err(sent.way()),
-            Sender::Raw | Sender::Frame => match sent.packet.transport {
-                Transport::Hidden => Err(sent.way()),
-                Transport::Tcp { .. } | Transport::Ports(_) | Transport::Portless => Ok(()),
-            },
-        },
-        Verdict::Redirect(_) | Verdict::Refuse(_) => Err(sent.way()),
+    match flags & (SYN | ACK) == SYN {
+        true => Transport::Opens,
+        false => Transport::Segment,
     }
 }
 

@@ -26,12 +26,12 @@ pub enum SocketVerdict {
 
 const SOCK_STREAM: u32 = 1;
 const SOCK_DGRAM: u32 = 2;
-const SOCK_RAW: u32 = 3;
+pub(crate) const SOCK_RAW: u32 = 3;
 
-const ICMP: u32 = 1;
-const TCP: u32 = 6;
+pub(crate) const ICMP: u32 = 1;
+pub(crate) const TCP: u32 = 6;
 const UDP: u32 = 17;
-const ICMPV6: u32 = 58;
+pub(crate) const ICMPV6: u32 = 58;
 const UDPLITE: u32 = 136;
 const MPTCP: u32 = 262;
 

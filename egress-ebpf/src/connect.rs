@@ -14,7 +14,7 @@ use egress_common::{Counter, Flow, Redirect, Redirected, Refuse, Verdict};
 use crate::{
     ALLOW, DENY,
     caller::caller,
-    judge::{Judged, judge},
+    judge::{Judged, bound_device, judge},
     maps::{SOCKETS, count},
     sockaddr::Family,
 };
@@ -101,9 +101,7 @@ fn redirect<F: Family>(ctx: &SockAddrContext, judged: &Judged, to: Redirect) -> 
 #[inline(always)]
 fn release_from_device(ctx: &SockAddrContext) -> Result<(), Refuse> {
     const LEN: i32 = 4;
-    // SAFETY: a socket address program's context always has its socket, whose fields are readable.
-    let device = unsafe { (*socket(ctx)).bound_dev_if };
-    if device == 0 {
+    if bound_device(ctx) == 0 {
         return Ok(());
     }
     let mut no_device = [0u8; LEN as usize];

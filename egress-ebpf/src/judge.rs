@@ -7,7 +7,7 @@ use aya_ebpf::{
 };
 use egress_common::{Attempt, Counter, Pass, Protocol, Refuse, Target, Verdict, decide};
 
-use crate::{caller::caller, evidence, maps, sockaddr::SockAddr};
+use crate::{caller::caller, evidence, maps, packet::LOOPBACK, sockaddr::SockAddr};
 
 /// An attempt with its verdict.
 pub(crate) struct Judged {
@@ -56,12 +56,15 @@ pub(crate) fn judge(ctx: &SockAddrContext, dst: SockAddr) -> Judged {
         form: dst.form,
         dst: dst.addr,
         port: dst.port,
+        bound: false,
         // Where nobody asks for it; who did would find the agent stale.
         now: u64::MAX,
     };
     // SAFETY: the helper accepts the context of a socket address program.
     let netns = unsafe { bpf_get_netns_cookie(ctx.as_ptr()) };
-    let verdict = if attempt.dst.is_local() {
+    // Elsewhere nobody asks for it.
+    attempt.bound = attempt.dst.is_local() && is_bound(ctx);
+    let verdict = if attempt.dst.is_local() && !attempt.bound {
         // Whoever asks, and whenever: the rest costs time.
         Verdict::Pass(Pass::Loopback)
     } else {
@@ -89,6 +92,19 @@ fn judge_outside(netns: u64, attempt: &mut Attempt) -> Verdict {
         attempt.now = unsafe { bpf_ktime_get_ns() };
     }
     decide(settings, scope, prefix, attempt)
+}
+
+/// Whether the socket is bound to a device other than loopback.
+#[inline(always)]
+fn is_bound(ctx: &SockAddrContext) -> bool {
+    !matches!(bound_device(ctx), 0 | LOOPBACK)
+}
+
+/// Index of the device that the socket is bound to, or 0.
+#[inline(always)]
+pub(crate) fn bound_device(ctx: &SockAddrContext) -> u32 {
+    // SAFETY: a socket address program's context always has its socket, whose fields are readable.
+    unsafe { (*(*ctx.sock_addr).__bindgen_anon_1.sk).bound_dev_if }
 }
 
 #[inline(always)]

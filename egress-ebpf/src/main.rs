@@ -19,6 +19,7 @@ mod sendmsg;
 mod setsockopt;
 mod sockaddr;
 mod socket;
+mod veil;
 
 use aya_ebpf::{
     bindings::BPF_SOCK_OPS_TCP_CONNECT_CB,

@@ -52,7 +52,7 @@ static COUNTERS: PerCpuArray<u64, COUNTERS_LEN> = PerCpuArray::new();
 #[btf_map]
 pub(crate) static EVENTS: RingBuf<Event, EVENTS_BYTES> = RingBuf::new();
 
-/// Cgroup id → how many events it has told lately.
+/// Cgroup or namespace, see [`Allowance::owner`] → how many events it has told lately.
 #[btf_map]
 pub(crate) static ALLOWANCES: LruHashMap<u64, Allowance, ALLOWANCES_LEN> = LruHashMap::new();
 

@@ -11,15 +11,19 @@ use aya_ebpf::{
 };
 use core::{ffi::c_void, mem::MaybeUninit, ptr};
 use egress_common::{
-    Bypass, Bytes, COMM_LEN, Caller, Packet, Sender, Sent, Target, Unjudged, decide_packet,
+    Addr, Bypass, Bytes, COMM_LEN, Caller, Course, Packet, Port, Sender, Sent, Target, Unjudged,
+    Unread, decide_packet, decide_unread,
 };
 
 use crate::{
     ALLOW, DENY, evidence,
     maps::{self, PACKET_NETNS, UNJUDGED, count},
+    veil::{self, Veil},
 };
 
 const AF_PACKET: u32 = 17;
+/// Index of the loopback device, in every namespace.
+pub(crate) const LOOPBACK: u32 = 1;
 /// No namespace's cookie.
 const NO_NETNS: u64 = 0;
 
@@ -28,7 +32,8 @@ const NO_NETNS: u64 = 0;
 pub(crate) fn leave(ctx: &SkBuffContext) -> i32 {
     let buffer = Buffer { skb: ctx.skb.skb };
     let packet = Packet::read_plain(&buffer.head(), 0).or_else(|| Packet::read(&buffer, 0));
-    match packet.map(|packet| judge(buffer, packet, || None)) {
+    let loopback = buffer.device() == LOOPBACK;
+    match packet.map(|packet| judge(buffer, packet, loopback, || None)) {
         None | Some(Ok(())) => ALLOW,
         Some(Err(
             Bypass::Socket | Bypass::Raw | Bypass::Protocol | Bypass::Frame | Bypass::Route,
@@ -52,6 +57,13 @@ impl Buffer {
             start: start as usize,
             end: end as usize,
         }
+    }
+
+    /// Index of the device that it leaves by.
+    #[inline(always)]
+    pub(crate) fn device(self) -> u32 {
+        // SAFETY: the kernel hands a valid context to the program, with this word.
+        unsafe { (&raw const (*self.skb).ifindex).read_volatile() }
     }
 }
 
@@ -87,78 +99,178 @@ impl Bytes for Buffer {
             (failed == 0).then(|| bytes.assume_init())
         }
     }
+
+    #[inline(always)]
+    fn veil(&self, offset: u32) -> u32 {
+        Veil::of(*self).word(offset)
+    }
 }
 
-/// Judges a packet, and tells of it when it is to be dropped. `device` gives the namespace of the
-/// device that it leaves by, where that is known.
+/// Judges a packet, and tells of it when it is to be dropped. `loopback` says whether it leaves by
+/// that device; `device` gives the namespace of the device, where that is known.
 #[inline(always)]
 pub(crate) fn judge(
     buffer: Buffer,
     packet: Packet,
-    device: impl FnOnce() -> Option<u64>,
+    loopback: bool,
+    device: impl Fn() -> Option<u64>,
 ) -> Result<(), Bypass> {
-    if packet.dst.is_local() && !packet.steered {
+    let veil = Veil::of(buffer);
+    let packet = veil::veil(buffer, packet);
+    let course = veil.course(Course::of(&packet, loopback));
+    if course == Course::Stays {
         return Ok(());
     }
-    let socket = socket(buffer);
-    let unjudged = unjudged(socket);
+    let origin = Origin::of(buffer);
     let mut sent = Sent {
-        sender: match unjudged {
-            Some(unjudged) if unjudged.is_raw() => Sender::Raw,
-            Some(_) => Sender::Unjudged,
-            None if is_packet_socket(socket) => Sender::Frame,
-            None => Sender::Socket,
-        },
+        sender: veil.sender(origin.sender()),
         packet,
         cgroup: 0,
+        course,
     };
+    if sent.continues() {
+        let forwarded = Sent {
+            sender: Sender::Nobody,
+            ..sent
+        };
+        if forwarded.continues() {
+            return Ok(());
+        }
+    }
+    let (netns, is_own) = origin.netns(buffer, device);
+    if !veil.flag(is_own) {
+        sent.sender = veil.sender(sent.sender.elsewhere());
+    }
     if sent.continues() {
         return Ok(());
     }
-    let netns = match unjudged {
-        Some(unjudged) => Some(unjudged.netns()),
-        None => netns(buffer, socket).or_else(device),
-    };
-    // What is steered is judged without knowing.
-    let netns = netns.or(packet.steered.then_some(NO_NETNS));
+    // What is astray is judged without knowing.
+    let netns = netns.or((course == Course::Astray).then_some(NO_NETNS));
     let Some(netns) = netns else {
         return Ok(());
     };
-    if !socket.is_null() {
-        // SAFETY: the helper accepts the context of a packet's program.
-        sent.cgroup = unsafe { bpf_skb_cgroup_id(buffer.skb) };
-    }
+    sent.cgroup = origin.cgroup(buffer);
     let verdict = match maps::settings() {
         Some(settings) => {
             let scope = maps::scope(netns);
-            let prefix = scope.and_then(|_| maps::prefix(packet.dst, sent.packet.port()));
+            let prefix = scope.and_then(|_| maps::prefix(packet.dst, sent.packet.port));
             decide_packet(settings, scope, prefix, &sent)
         }
         None => Err(sent.way()),
     };
-    verdict.inspect_err(|bypass| tell(*bypass, &sent, unjudged, netns))
+    let target = Target {
+        protocol: u16::from(packet.protocol),
+        dst: packet.dst,
+        port: packet.port,
+    };
+    verdict.inspect_err(|bypass| tell(*bypass, target, origin.maker(sent.cgroup), netns))
+}
+
+/// As [`judge`], for a frame in which no packet can be read.
+#[inline(always)]
+pub(crate) fn judge_unread(
+    buffer: Buffer,
+    frame: Unread,
+    device: impl Fn() -> Option<u64>,
+) -> Result<(), Bypass> {
+    let origin = Origin::of(buffer);
+    let (Some(netns), is_own) = origin.netns(buffer, device) else {
+        return Ok(());
+    };
+    let sender = match origin.sender() {
+        sender if is_own => sender,
+        sender => sender.elsewhere(),
+    };
+    let cgroup = origin.cgroup(buffer);
+    let verdict = match maps::settings() {
+        Some(settings) => decide_unread(settings, maps::scope(netns), sender, cgroup, frame),
+        None => Err(Bypass::Frame),
+    };
+    let target = Target {
+        protocol: 0,
+        dst: Addr::UNSPECIFIED,
+        port: Port::NONE,
+    };
+    verdict.inspect_err(|bypass| tell(*bypass, target, origin.maker(cgroup), netns))
 }
 
 #[inline(always)]
-fn tell(bypass: Bypass, sent: &Sent, unjudged: Option<&Unjudged>, netns: u64) {
+fn tell(bypass: Bypass, target: Target, maker: Caller, netns: u64) {
     count(bypass.counter());
-    let target = Target {
-        protocol: u16::from(sent.packet.protocol),
-        dst: sent.packet.dst,
-        port: sent.packet.port(),
-    };
-    let sender = match unjudged {
-        Some(unjudged) => unjudged.maker(),
-        None => Caller {
-            cgroup: sent.cgroup,
-            pid: 0,
-            uid: 0,
-            comm: [0; COMM_LEN],
-        },
-    };
     // SAFETY: the helper takes nothing and only reads the clock.
     let now = unsafe { bpf_ktime_get_ns() };
-    evidence::tell(bypass.counter(), target, sender, netns, now);
+    evidence::tell(bypass.counter(), target, maker, netns, now);
+}
+
+/// Where a packet comes from.
+#[derive(Clone, Copy)]
+struct Origin {
+    /// The packet's socket, or null: forwarded packets have none.
+    socket: *mut bpf_sock,
+    /// What is known of the socket if it is one that nothing judges and that a process made.
+    unjudged: Option<&'static Unjudged>,
+}
+
+impl Origin {
+    #[inline(always)]
+    fn of(buffer: Buffer) -> Origin {
+        let socket = socket(buffer);
+        Origin {
+            socket,
+            unjudged: unjudged(socket),
+        }
+    }
+
+    #[inline(always)]
+    fn sender(self) -> Sender {
+        match self.unjudged {
+            Some(unjudged) if unjudged.is_raw() => Sender::Raw,
+            Some(_) => Sender::Unjudged,
+            None => unknown(self.socket),
+        }
+    }
+
+    /// The namespace that the packet leaves, and whether its socket is of that one. What a bridge
+    /// carries keeps the socket that sent it, of whatever namespace, so that a socket's namespace
+    /// counts only where it is captured; else the device's does.
+    #[inline(always)]
+    fn netns(self, buffer: Buffer, device: impl Fn() -> Option<u64>) -> (Option<u64>, bool) {
+        let own = match self.unjudged {
+            Some(unjudged) => Some(unjudged.netns()),
+            None => netns(buffer, self.socket),
+        };
+        match own {
+            Some(own) if maps::scope(own).is_some() => (Some(own), true),
+            _ => match device() {
+                Some(device) => (Some(device), own.is_none_or(|own| own == device)),
+                None => (own, true),
+            },
+        }
+    }
+
+    /// Id of the cgroup of the packet's socket, 0 if it has none.
+    #[inline(always)]
+    fn cgroup(self, buffer: Buffer) -> u64 {
+        if self.socket.is_null() {
+            return 0;
+        }
+        // SAFETY: the helper accepts the context of a packet's program.
+        unsafe { bpf_skb_cgroup_id(buffer.skb) }
+    }
+
+    /// Who made the socket, or what is known of it.
+    #[inline(always)]
+    fn maker(self, cgroup: u64) -> Caller {
+        match self.unjudged {
+            Some(unjudged) => unjudged.maker(),
+            None => Caller {
+                cgroup,
+                pid: 0,
+                uid: 0,
+                comm: [0; COMM_LEN],
+            },
+        }
+    }
 }
 
 /// The packet's socket, or null: forwarded packets have none.
@@ -175,10 +287,19 @@ fn socket(buffer: Buffer) -> *mut bpf_sock {
     }
 }
 
+/// Who has this socket, or none, that nobody remembers.
 #[inline(always)]
-fn is_packet_socket(socket: *mut bpf_sock) -> bool {
-    // SAFETY: a socket that is not null, whose family is readable.
-    !socket.is_null() && unsafe { (*socket).family } == AF_PACKET
+fn unknown(socket: *mut bpf_sock) -> Sender {
+    if socket.is_null() {
+        return Sender::Nobody;
+    }
+    // SAFETY: a socket that is not null, whose words are readable.
+    let (family, kind, protocol) =
+        unsafe { ((*socket).family, (*socket).type_, (*socket).protocol) };
+    match family {
+        AF_PACKET => Sender::Frame,
+        _ => Sender::unknown(kind, protocol),
+    }
 }
 
 /// Whether this is a socket whose `connect` and `sendmsg` are judged. Nothing changes a socket's

@@ -200,8 +200,11 @@ pub struct Record {
     /// Kernel: the transport protocol, by name or number.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub protocol: Option<Cow<'static, str>>,
-    /// How many refusals of the same workload, or kernel: of the same cgroup, were counted and not
-    /// recorded since the last one that was.
+    /// Kernel: the cookie of the network namespace (`SO_NETNS_COOKIE`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub netns: Option<u64>,
+    /// How many refusals of the same workload, or kernel: of the same cgroup, or without one of the
+    /// same namespace, were counted and not recorded since the last one that was.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub withheld: Option<u32>,
     /// Protocols offered in the ClientHello (ALPN).
@@ -270,6 +273,7 @@ impl Record {
             client: None,
             original_dst: None,
             protocol: None,
+            netns: None,
             withheld: None,
             alpn: Vec::new(),
             tls_versions: Vec::new(),

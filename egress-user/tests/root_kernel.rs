@@ -23,12 +23,18 @@ mod agent;
 mod bypass;
 #[path = "root_kernel/evidence.rs"]
 mod evidence;
+#[path = "root_kernel/forwarded.rs"]
+mod forwarded;
+#[path = "root_kernel/frames.rs"]
+mod frames;
 #[path = "root_kernel/full.rs"]
 mod full;
 #[path = "root_kernel/guard.rs"]
 mod guard;
 #[path = "root_kernel/lifetime.rs"]
 mod lifetime;
+#[path = "root_kernel/local.rs"]
+mod local;
 #[path = "root_kernel/memory.rs"]
 mod memory;
 #[path = "root_kernel/pins.rs"]
@@ -43,3 +49,5 @@ mod sockets;
 mod steered;
 #[path = "root_kernel/strict.rs"]
 mod strict;
+#[path = "root_kernel/verifier.rs"]
+mod verifier;

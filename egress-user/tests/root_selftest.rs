@@ -132,7 +132,12 @@ fn a_cgroup_without_an_agent_leaks() {
     let report = report(&output);
     assert_eq!(output.status.code(), Some(1), "{report:#}");
     let leaks = with_verdict(&report, "leak");
-    for check in ["A0 TCP, IPv4", "A5 UDP by a routing header"] {
+    for check in [
+        "A0 TCP, IPv4",
+        "A5 UDP by a routing header",
+        "A5 UDP to loopback, by a device",
+        "A5 UDP to loopback, bound to a device",
+    ] {
         assert!(leaks.iter().any(|leak| leak == check), "{check}: {leaks:?}");
     }
 }

@@ -35,6 +35,7 @@ fn attempt(protocol: Protocol, dst: &str, port: u16) -> Attempt {
         form,
         dst: ip.into(),
         port: Port::from_host(port),
+        bound: false,
         now: 1_000_000,
     }
 }
@@ -280,16 +281,22 @@ fn any_destination() -> impl Strategy<Value = (Form, Addr)> {
 fn any_attempt() -> impl Strategy<Value = Attempt> {
     let port = prop_oneof![any::<u16>(), Just(443), Just(53), Just(0)];
     let cgroup = prop_oneof![4 => any::<u64>(), 1 => Just(AGENT_CGROUP)];
-    (cgroup, any_protocol(), any_destination(), port).prop_map(
-        |(cgroup, protocol, (form, dst), port)| Attempt {
+    (
+        cgroup,
+        any_protocol(),
+        any_destination(),
+        port,
+        any::<bool>(),
+    )
+        .prop_map(|(cgroup, protocol, (form, dst), port, bound)| Attempt {
             cgroup,
             protocol,
             form,
             dst,
             port: Port::from_host(port),
+            bound,
             now: 1_000_000,
-        },
-    )
+        })
 }
 
 fn any_scope() -> impl Strategy<Value = ScopeConfig> {
@@ -326,6 +333,7 @@ fn captured() -> impl Strategy<Value = (ScopeConfig, Attempt)> {
                 form,
                 dst,
                 port: Port::from_host(*index.get(&ports)),
+                bound: false,
                 now: 1_000_000,
             };
             (scope.with_ports(&ports).unwrap(), attempt)
@@ -387,7 +395,8 @@ proptest! {
         }
     }
 
-    /// Loopback and the agent itself are never touched.
+    /// Loopback and the agent itself are never touched; but what is bound to another device leaves by
+    /// it, and only the agent's may, whatever else is said.
     #[test]
     fn local_and_exempt_always_pass(
         scope in proptest::option::of(any_scope()),
@@ -396,10 +405,16 @@ proptest! {
         prefix in any_prefix(),
     ) {
         let agent = Attempt { cgroup: AGENT_CGROUP, ..attempt };
-        let local = Attempt { dst: Addr::LOOPBACK_V4, ..attempt };
+        let local = Attempt { dst: Addr::LOOPBACK_V4, bound: false, ..attempt };
         for attempt in [agent, local] {
             let verdict = decide(&settings(unregistered), scope.as_ref(), prefix, &attempt);
             prop_assert!(matches!(verdict, Verdict::Pass(_)), "{verdict:?}");
         }
+        let bound = Attempt { bound: true, cgroup: 1, ..local };
+        let verdict = decide(&settings(unregistered), scope.as_ref(), prefix, &bound);
+        prop_assert_eq!(verdict, Verdict::Refuse(Refuse::BoundDevice));
+        let agent = Attempt { cgroup: AGENT_CGROUP, ..bound };
+        let verdict = decide(&settings(unregistered), scope.as_ref(), prefix, &agent);
+        prop_assert_eq!(verdict, Verdict::Pass(Pass::Exempt));
     }
 }

@@ -1,7 +1,6 @@
 extern crate std;
 
 use super::*;
-use crate::{EXEMPT_CGROUPS, Fallback};
 use core::net::IpAddr;
 use proptest::prelude::*;
 use std::vec;
@@ -77,9 +76,17 @@ fn read(bytes: &[u8]) -> Packet {
     Packet::read(&Slice(bytes), 0).unwrap()
 }
 
-fn to(port: u16, opens: bool) -> Transport {
-    let port = Port::from_host(port);
-    Transport::Tcp { port, opens }
+/// What is above IP, and its port.
+fn above(packet: &Packet) -> (Transport, Port) {
+    (packet.transport, packet.port)
+}
+
+fn to(port: u16, opens: bool) -> (Transport, Port) {
+    let transport = match opens {
+        true => Transport::Opens,
+        false => Transport::Segment,
+    };
+    (transport, Port::from_host(port))
 }
 
 #[test]
@@ -88,7 +95,7 @@ fn ipv4_with_and_without_options() {
         let packet = read(&v4(TCP, 0, options, &tcp(SYN)));
         assert_eq!(packet.dst, addr("192.0.2.1"));
         assert_eq!(packet.protocol, TCP);
-        assert_eq!(packet.transport, to(443, true));
+        assert_eq!(above(&packet), to(443, true));
     }
 }
 
@@ -104,54 +111,109 @@ fn what_opens_a_connection() {
         (0, false),
     ] {
         let packet = read(&v4(TCP, 0, 0, &tcp(flags)));
-        assert_eq!(packet.transport, to(443, opens), "{flags:#x}");
+        assert_eq!(above(&packet), to(443, opens), "{flags:#x}");
     }
 }
 
 #[test]
 fn protocols_with_ports_and_without() {
     for protocol in [UDP, DCCP, SCTP, UDPLITE] {
-        let expected = Transport::Ports(Port::from_host(443));
-        assert_eq!(read(&v4(protocol, 0, 0, &TO_443)).transport, expected);
-        assert_eq!(read(&v6(&[], protocol, &TO_443)).transport, expected);
+        let expected = (Transport::Ports, Port::from_host(443));
+        assert_eq!(above(&read(&v4(protocol, 0, 0, &TO_443))), expected);
+        assert_eq!(above(&read(&v6(&[], protocol, &TO_443))), expected);
     }
     for protocol in [1, 2, 4, 41, 47, 50, 58] {
-        assert_eq!(
-            read(&v4(protocol, 0, 0, &TO_443)).transport,
-            Transport::Portless
-        );
+        for fragment in [0, 1, 9] {
+            let above = [TO_443, [0; 4]].concat();
+            let packet = read(&v4(protocol, fragment, 0, &above));
+            assert_eq!(packet.transport, Transport::Portless, "{protocol}");
+        }
     }
+}
+
+#[test]
+fn what_kernels_send_unasked() {
+    for kind in 0..=255 {
+        let message = [kind, 0, 0, 0, 0, 0, 0, 0];
+        let expected = match kind {
+            0 | 3 | 5 | 11 | 12 | 14 => Transport::Answer,
+            _ => Transport::Portless,
+        };
+        assert_eq!(read(&v4(1, 0, 0, &message)).transport, expected, "{kind}");
+        assert_eq!(read(&v4(1, 5, 0, &message)).transport, Transport::Portless);
+        assert_eq!(read(&v6(&[], 1, &message)).transport, Transport::Portless);
+
+        let mut packet = v6(&[], 58, &message);
+        for (hops, dst) in [(64, 0x20), (255, 0x20), (1, 0xff)] {
+            packet[7] = hops;
+            packet[24] = dst;
+            let expected = match kind {
+                1..=4 | 129 => Transport::Answer,
+                133..=137 if hops == 255 => Transport::Link,
+                130..=132 | 143 if dst == 0xff => Transport::Link,
+                _ => Transport::Portless,
+            };
+            assert_eq!(read(&packet).transport, expected, "{kind} {hops} {dst}");
+        }
+    }
+    let mut report = v4(2, 0, 4, &[0x22, 0, 0, 0]);
+    assert_eq!(read(&report).transport, Transport::Portless);
+    report[16] = 224;
+    assert_eq!(read(&report).transport, Transport::Link);
+    // Group membership stands behind a router alert.
+    let mut report = v6(&[(0, vec![0, 0, 5, 2, 0, 0, 1, 0])], 58, &[143, 0, 0, 0]);
+    report[24] = 0xff;
+    assert_eq!(read(&report).transport, Transport::Link);
+    assert_eq!(read(&v6(&[], 58, &[])).transport, Transport::Portless);
 }
 
 #[test]
 fn fragments_and_stumps_hide_their_ports() {
     // "More fragments" alone is the first one.
-    assert_eq!(
-        read(&v4(TCP, 0x2000, 0, &tcp(SYN))).transport,
-        to(443, true)
-    );
-    assert_eq!(
-        read(&v4(TCP, 0x2001, 0, &tcp(SYN))).transport,
-        Transport::Hidden
-    );
-    assert_eq!(
-        read(&v4(TCP, 0, 0, &tcp(SYN)[..13])).transport,
-        Transport::Hidden
-    );
-    assert_eq!(
-        read(&v4(UDP, 0, 0, &TO_443[..3])).transport,
-        Transport::Hidden
-    );
+    assert_eq!(above(&read(&v4(TCP, 0x2000, 0, &tcp(SYN)))), to(443, true));
+    // Without flags the next fragment may say SYN.
+    for len in 4..=13 {
+        let stump = &tcp(ACK)[..len];
+        assert_eq!(above(&read(&v4(TCP, 0x2000, 0, stump))), to(443, true));
+        assert_eq!(above(&read(&v6(&[], TCP, stump))), to(443, true));
+    }
+    for len in 0..4 {
+        let stump = &TO_443[..len];
+        for protocol in [TCP, UDP] {
+            let packet = read(&v4(protocol, 0x2000, 0, stump));
+            assert_eq!(packet.transport, Transport::Hidden);
+            assert_eq!(read(&v6(&[], protocol, stump)).transport, Transport::Hidden);
+        }
+    }
+    for (protocol, at, expected) in [
+        (TCP, 1, Transport::Hidden),
+        (TCP, 2, Transport::Fragment),
+        (TCP, 0x1fff, Transport::Fragment),
+        (UDP, 1, Transport::Fragment),
+        (SCTP, 3, Transport::Fragment),
+    ] {
+        for more in [0, 0x2000] {
+            let packet = read(&v4(protocol, more | at, 0, &tcp(SYN)));
+            assert_eq!(packet.transport, expected, "{protocol} {at}");
+        }
+    }
     let first = vec![0, 0, 0, 1, 0, 0, 0, 9];
     let later = vec![0, 0, 0, 9, 0, 0, 0, 9];
     assert_eq!(
-        read(&v6(&[(44, first)], TCP, &tcp(SYN))).transport,
+        above(&read(&v6(&[(44, first)], TCP, &tcp(SYN)))),
         to(443, true)
     );
     assert_eq!(
         read(&v6(&[(44, later)], TCP, &tcp(SYN))).transport,
-        Transport::Hidden
+        Transport::Fragment
     );
+    // The first one ends within its extension headers.
+    let stump = v6(
+        &[(44, vec![0, 0, 0, 1, 0, 0, 0, 9]), (60, vec![0, 1])],
+        TCP,
+        &[],
+    );
+    assert_eq!(read(&stump).transport, Transport::Hidden);
 }
 
 #[test]
@@ -174,7 +236,7 @@ fn extension_headers_are_followed() {
         let packet = read(&v6(&chain[from..], TCP, &tcp(SYN)));
         assert_eq!(packet.dst, addr("2001:db8::1"));
         assert_eq!(packet.protocol, TCP);
-        assert_eq!(packet.transport, to(443, true), "{from}");
+        assert_eq!(above(&packet), to(443, true), "{from}");
         assert_eq!(packet.steered, from <= 2, "{from}");
     }
     let endless: Vec<_> = (0..20).map(|_| (60, options(0))).collect();
@@ -226,152 +288,6 @@ fn frames_with_and_without_tags() {
     }
     for types in [[8, 6], [0, 46]] {
         assert_eq!(Packet::read_frame(&Slice(&frame(&types))), None);
-    }
-}
-
-fn scope() -> ScopeConfig {
-    ScopeConfig::new(Port::from_host(15001), Port::from_host(15001))
-        .with_ports(&[443])
-        .unwrap()
-        .with_other_ports(Fallback::Pass)
-}
-
-fn settings(unregistered: Fallback) -> Settings {
-    let mut exempt = [0; EXEMPT_CGROUPS];
-    exempt[0] = 77;
-    Settings::new(exempt, unregistered)
-}
-
-fn sent(sender: Sender, dst: &str, transport: Transport) -> Sent {
-    Sent {
-        sender,
-        packet: Packet {
-            dst: addr(dst),
-            protocol: 0,
-            transport,
-            steered: false,
-        },
-        cgroup: 1,
-    }
-}
-
-const SENDERS: [(Sender, Bypass); 4] = [
-    (Sender::Socket, Bypass::Socket),
-    (Sender::Raw, Bypass::Raw),
-    (Sender::Unjudged, Bypass::Protocol),
-    (Sender::Frame, Bypass::Frame),
-];
-
-fn judge(scope: &ScopeConfig, sent: &Sent) -> Result<(), Bypass> {
-    decide_packet(&settings(Fallback::Refuse), Some(scope), None, sent)
-}
-
-#[test]
-fn captured_ports_are_closed_to_every_sender() {
-    let datagram = Transport::Ports(Port::from_host(443));
-    for dst in ["192.0.2.1", "2001:db8::1"] {
-        for (sender, bypass) in SENDERS {
-            for transport in [to(443, true), datagram] {
-                assert_eq!(judge(&scope(), &sent(sender, dst, transport)), Err(bypass));
-            }
-        }
-    }
-}
-
-#[test]
-fn what_stands_goes_on_but_raw_packets_never_stood() {
-    for transport in [to(443, false), Transport::Hidden] {
-        for (sender, bypass) in SENDERS {
-            let expected = match (sender, transport) {
-                // The kernel made the fragments of what such a socket sent.
-                (Sender::Socket, _) | (Sender::Unjudged, Transport::Hidden) => Ok(()),
-                (Sender::Raw | Sender::Unjudged | Sender::Frame, _) => Err(bypass),
-            };
-            assert_eq!(
-                judge(&scope(), &sent(sender, "192.0.2.1", transport)),
-                expected
-            );
-        }
-    }
-}
-
-#[test]
-fn the_rest_follows_the_scope() {
-    let other = [to(22, true), Transport::Ports(Port::from_host(5353))];
-    let closed = scope().with_other_ports(Fallback::Refuse);
-    let strict = scope().with_strict(true);
-    for (sender, bypass) in SENDERS {
-        for transport in other {
-            let sent = sent(sender, "192.0.2.1", transport);
-            assert_eq!(judge(&scope(), &sent), Ok(()));
-            assert_eq!(judge(&closed, &sent), Err(bypass));
-        }
-        let ping = sent(sender, "192.0.2.1", Transport::Portless);
-        assert_eq!(judge(&scope(), &ping), Ok(()));
-        let expected = match sender {
-            Sender::Socket => Ok(()),
-            Sender::Raw | Sender::Unjudged | Sender::Frame => Err(bypass),
-        };
-        assert_eq!(judge(&closed, &ping), expected);
-        let expected = match sender {
-            Sender::Socket | Sender::Unjudged => Ok(()),
-            Sender::Raw | Sender::Frame => Err(bypass),
-        };
-        assert_eq!(judge(&strict, &ping), expected);
-    }
-}
-
-#[test]
-fn loopback_exemption_prefix_and_unregistered_hold_for_packets_too() {
-    for (sender, bypass) in SENDERS {
-        let mut neighbour = sent(sender, "fe80::1", Transport::Portless);
-        neighbour.cgroup = 0;
-        let expected = match sender {
-            Sender::Socket => Ok(()),
-            Sender::Raw | Sender::Unjudged | Sender::Frame => Err(bypass),
-        };
-        assert_eq!(
-            decide_packet(&settings(Fallback::Refuse), None, None, &neighbour),
-            expected
-        );
-        let mut packet = sent(sender, "127.0.0.1", to(443, true));
-        assert_eq!(judge(&scope(), &packet), Ok(()));
-        packet.packet.dst = addr("192.0.2.1");
-        for (fallback, expected) in [(Fallback::Pass, Ok(())), (Fallback::Refuse, Err(bypass))] {
-            assert_eq!(
-                decide_packet(&settings(fallback), None, None, &packet),
-                expected
-            );
-        }
-        let prefix = Some(PrefixAction::Pass);
-        assert_eq!(
-            decide_packet(&settings(Fallback::Refuse), Some(&scope()), prefix, &packet),
-            Ok(())
-        );
-        packet.cgroup = 77;
-        assert_eq!(judge(&scope(), &packet), Ok(()));
-    }
-}
-
-#[test]
-fn what_is_steered_does_not_leave() {
-    let settings = settings(Fallback::Pass);
-    for dst in ["192.0.2.1", "2001:db8::1", "::1"] {
-        for (sender, _) in SENDERS {
-            for transport in [to(443, true), to(443, false), Transport::Portless] {
-                let mut steered = sent(sender, dst, transport);
-                steered.packet.steered = true;
-                let mut exempt = steered;
-                exempt.cgroup = 77;
-                for scope in [Some(scope()), None] {
-                    let prefix = Some(PrefixAction::Pass);
-                    let judge =
-                        |sent: &Sent| decide_packet(&settings, scope.as_ref(), prefix, sent);
-                    assert_eq!(judge(&steered), Err(Bypass::Route), "{steered:?}");
-                    assert_eq!(judge(&exempt), Ok(()), "{exempt:?}");
-                }
-            }
-        }
     }
 }
 

@@ -230,6 +230,7 @@ impl Capture {
             form: Form::V6,
             dst: Addr::from(to.ip()),
             port: Port::from_host(to.port()),
+            bound: false,
             now: 0,
         };
         let scope = self.scopes.get(&netns.get(), 0).ok();

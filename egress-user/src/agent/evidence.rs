@@ -72,6 +72,7 @@ impl Writer {
             original_dst: event.original_dst,
             workload: self.directory.workload(cgroup, uid),
             process: event.process,
+            netns: (event.netns != 0).then_some(event.netns),
             withheld: event.withheld,
         });
     }

@@ -23,7 +23,10 @@ pub struct KernelRefusal {
     pub workload: Workload,
     /// The process that tried.
     pub process: Option<Process>,
-    /// How many refusals of the same cgroup were not told since the last one that was.
+    /// Cookie of the network namespace: all that is known of where a forwarded packet came from.
+    pub netns: Option<u64>,
+    /// How many refusals of the same cgroup, or without one of the same namespace, were not told since
+    /// the last one that was.
     pub withheld: u32,
 }
 
@@ -38,6 +41,7 @@ impl Recorder {
         record.original_dst = refusal.original_dst.map(|dst| dst.to_string());
         record.workload = refusal.workload;
         record.process = refusal.process;
+        record.netns = refusal.netns;
         record.withheld = (refusal.withheld != 0).then_some(refusal.withheld);
         record.closed_by = Some(ClosedBy::Egress);
         self.hand_over(Box::new(record));
@@ -114,6 +118,7 @@ mod tests {
             original_dst: Some(OriginalDst::new("192.0.2.1:443".parse().unwrap())),
             workload: Workload::default(),
             process: None,
+            netns: Some(4711),
             withheld: 3,
         });
         recorder.close();
@@ -128,7 +133,10 @@ mod tests {
         ] {
             assert_eq!(json[field], value, "{text}");
         }
-        assert_eq!(json["withheld"], 3);
+        assert_eq!(
+            (&json["netns"], &json["withheld"]),
+            (&4711.into(), &3.into())
+        );
         assert!(!metrics.encode().contains("hop=\"kernel\""));
     }
 

@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::io::{self, BufRead as _};
 use std::mem::MaybeUninit;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::process::Command;
 use std::time::Duration;
@@ -17,6 +17,7 @@ use super::canary::{OWN_V4, V4, V6};
 use super::child::{Order, Outcome, READY};
 use super::{packet, tun};
 
+mod astray;
 mod ring;
 
 /// How long an attempt waits for an answer.
@@ -58,6 +59,11 @@ pub(super) enum Attempt {
     SendTo(Transport, Form, u16),
     /// Sends a datagram to loopback that goes by way of the canary.
     Routed,
+    /// Sends a datagram to loopback that leaves by the wire's device: the socket is bound to it, or
+    /// has it as the one that datagrams without a better route leave by.
+    ByDevice {
+        bound: bool,
+    },
     /// Connects and sends in one call.
     FastOpen(Form),
     /// Connects, and the kernel waits for what is sent.
@@ -167,7 +173,8 @@ fn make_attempt(attempt: &Attempt) -> Result<(), Outcome> {
             connect(&make(*transport, *form)?, destination(*form, *port))
         }
         Attempt::SendTo(transport, form, port) => send_to(*transport, *form, *port),
-        Attempt::Routed => send_routed(),
+        Attempt::Routed => astray::by_the_canary(),
+        Attempt::ByDevice { bound } => astray::by_device(*bound),
         Attempt::FastOpen(form) => fast_open(*form),
         Attempt::FastOpenConnect => fast_open_connect(&tcp()?, dst),
         Attempt::Ring => ring::connect(&tcp()?, dst),
@@ -237,20 +244,6 @@ fn destination(form: Form, port: u16) -> SocketAddr {
         Form::Mapped => IpAddr::V6(V4.to_ipv6_mapped()),
     };
     SocketAddr::new(ip, port)
-}
-
-/// A routing header leads to the canary first, which the hooks of sockets are not told.
-fn send_routed() -> Result<(), Outcome> {
-    const IPV6_RTHDR: i32 = 57;
-    let socket = make(Transport::Udp, Form::V6)?;
-    // RFC 8754, section 2: two segments, the last of the way first.
-    let mut header = vec![0, 4, 4, 1, 1, 0, 0, 0];
-    header.extend(Ipv6Addr::LOCALHOST.octets());
-    header.extend(V6.octets());
-    set(&socket, libc::IPPROTO_IPV6, IPV6_RTHDR, &header)?;
-    let loopback = SocketAddr::from((Ipv6Addr::LOCALHOST, CAPTURED));
-    let sent = socket.send_to(b"datagram", &loopback.into());
-    sent.map(drop).map_err(failed)
 }
 
 /// A socket; what the kernel does not have is no way out.

@@ -185,7 +185,7 @@ fn leak(bytes: &[u8]) -> Option<String> {
     Some(format!(
         "protocol {} to {to} port {}",
         packet.protocol,
-        packet.port().to_host()
+        packet.port.to_host()
     ))
 }
 

@@ -144,6 +144,9 @@ fn refused() -> Vec<Check> {
     let datagram = Attempt::SendTo(Transport::Udp, Form::V4, OTHER);
     let lite = Attempt::SendTo(Transport::UdpLite, Form::V4, CAPTURED);
     let past = Attempt::Frame { queued: false };
+    let bound = Attempt::ByDevice { bound: true };
+    let what = "UDP to loopback, bound to a device";
+    checks.push(Check::new("A5", what, bound, Owed::Refusal));
     checks.extend([
         Check::new("A6", "TCP, another port", other, Owed::Refusal),
         Check::new("A6", "UDP, another port", datagram, Owed::Refusal),
@@ -170,8 +173,10 @@ fn held() -> Vec<Check> {
     let connect = |transport| Attempt::Connect(transport, Form::V4, CAPTURED);
     let raw = |tcp| Attempt::RawHeader { tcp };
     let frame = Attempt::Frame { queued: true };
+    let by_device = |bound| Attempt::ByDevice { bound };
     [
         ("A5", "UDP by a routing header", Attempt::Routed),
+        ("A5", "UDP to loopback, by a device", by_device(false)),
         ("A7", "raw socket, IPv4", Attempt::Raw(Form::V4)),
         ("A7", "raw socket, IPv6", Attempt::Raw(Form::V6)),
         ("A7", "raw socket with header, TCP", raw(true)),

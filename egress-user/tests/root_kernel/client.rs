@@ -69,6 +69,8 @@ pub(crate) enum Step {
     Pause,
     /// Sends one packet that the client made itself, by a socket of its own.
     Craft(Craft),
+    /// Sends a frame with these bytes behind both addresses.
+    Frame(Vec<u8>),
     /// Makes and closes a socket of this family, type and protocol.
     Make(i32, i32, i32),
     /// Sets the socket's option of this level and name to 1.
@@ -305,6 +307,7 @@ fn take(socket: &Socket, step: &Step) -> io::Result<Outcome> {
             socket.recv(&mut [MaybeUninit::uninit(); 64])?;
         }
         Step::Craft(craft) => craft.send()?,
+        Step::Frame(bytes) => crate::craft::send_frame(bytes, 0x0800)?,
         Step::Make(family, kind, protocol) => {
             Socket::new((*family).into(), (*kind).into(), Some((*protocol).into()))?;
         }
@@ -337,7 +340,7 @@ impl Step {
     fn is_a_packet(&self) -> bool {
         matches!(
             self,
-            Step::Craft(_) | Step::Ping(..) | Step::Send | Step::SendTo(_)
+            Step::Craft(_) | Step::Frame(_) | Step::Ping(..) | Step::Send | Step::SendTo(_)
         )
     }
 }

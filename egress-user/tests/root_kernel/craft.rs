@@ -40,6 +40,12 @@ pub(crate) enum Above {
     Udp,
     /// A fragment of a TCP segment, but not the first.
     LaterFragment,
+    /// The first fragment of a TCP segment, too short for its flags; a whole packet in IPv6.
+    TinyFragment,
+    /// The fragment that would follow the one above in IPv4, and lie over the flags of a longer one.
+    SecondFragment,
+    /// Another protocol.
+    Protocol(u8),
     /// An IPv6 packet whose TCP SYN stands behind extension headers.
     BehindExtensions,
     /// ICMP echo.
@@ -74,25 +80,8 @@ impl Craft {
     }
 
     fn send_frame(&self, tag: &[u8], told: u16) -> io::Result<()> {
-        let socket = packet_socket(0)?;
         let ether = self.ether().to_be_bytes();
-        let frame = [&[0xff; 6], [2; 6].as_slice(), tag, &ether, &self.packet()].concat();
-        // SAFETY: a string that ends with a zero.
-        let index = unsafe { libc::if_nametoindex(c"eth0".as_ptr()) };
-        let mut storage = SockAddrStorage::zeroed();
-        let len = {
-            // SAFETY: the storage is large enough for every kind of address, and zeroed.
-            let link: &mut libc::sockaddr_ll = unsafe { storage.view_as() };
-            link.sll_family = libc::AF_PACKET.try_into().unwrap();
-            link.sll_protocol = told.to_be();
-            link.sll_ifindex = index.try_into().unwrap();
-            link.sll_halen = 6;
-            link.sll_addr = [0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0];
-            size_of::<libc::sockaddr_ll>()
-        };
-        // SAFETY: it holds an address of this length.
-        let to = unsafe { SockAddr::new(storage, len.try_into().unwrap()) };
-        socket.send_to(&frame, &to).map(drop)
+        send_frame(&[tag, &ether, &self.packet()].concat(), told)
     }
 
     fn ether(&self) -> u16 {
@@ -105,7 +94,12 @@ impl Craft {
 
     fn protocol(&self) -> u8 {
         match self.above {
-            Above::Tcp(_) | Above::LaterFragment | Above::BehindExtensions => 6,
+            Above::Tcp(_)
+            | Above::LaterFragment
+            | Above::TinyFragment
+            | Above::SecondFragment
+            | Above::BehindExtensions => 6,
+            Above::Protocol(protocol) => protocol,
             Above::Udp => 17,
             Above::Ping if self.dst.is_ipv6() => 58,
             Above::Ping => 1,
@@ -135,7 +129,9 @@ impl Craft {
                 .concat()
             }
             Above::Udp => [&ports, len.as_slice(), &[0; 2], text].concat(),
-            Above::LaterFragment => text.to_vec(),
+            Above::LaterFragment | Above::SecondFragment => text.to_vec(),
+            Above::TinyFragment => [&ports, text.get(..4).unwrap()].concat(),
+            Above::Protocol(_) => [&[0; 8], text].concat(),
             Above::Ping => {
                 let kind = if self.dst.is_ipv6() { 128 } else { 8 };
                 [&[kind, 0], [0; 6].as_slice(), text].concat()
@@ -145,13 +141,21 @@ impl Craft {
 
     fn packet(&self) -> Vec<u8> {
         let above = self.above_ip();
-        let later = matches!(self.above, Above::LaterFragment);
         match self.dst.ip() {
             IpAddr::V4(dst) => {
                 let len = u16::try_from(20 + above.len()).unwrap().to_be_bytes();
-                let fragment = if later { [0, 3] } else { [0, 0] };
+                let fragment = match self.above {
+                    Above::LaterFragment => [0, 3],
+                    Above::TinyFragment => [0x20, 0],
+                    Above::SecondFragment => [0, 1],
+                    _ => [0, 0],
+                };
                 let head = [&[0x45, 0], &len, [0, 7].as_slice(), &fragment].concat();
-                let source = [192, 0, 2, 2];
+                // The kernel fills in whose they are.
+                let source = match self.way {
+                    Way::RawHeader => [0; 4],
+                    _ => [192, 0, 2, 2],
+                };
                 let rest = [64, self.protocol(), 0, 0];
                 [
                     head,
@@ -177,6 +181,29 @@ impl Craft {
             }
         }
     }
+}
+
+/// Sends a frame to everybody on eth0, with these bytes behind both addresses, of which the kernel
+/// is told that they are of a type.
+pub(crate) fn send_frame(bytes: &[u8], told: u16) -> io::Result<()> {
+    let socket = packet_socket(0)?;
+    let frame = [&[0xff; 6], [2; 6].as_slice(), bytes].concat();
+    // SAFETY: a string that ends with a zero.
+    let index = unsafe { libc::if_nametoindex(c"eth0".as_ptr()) };
+    let mut storage = SockAddrStorage::zeroed();
+    let len = {
+        // SAFETY: the storage is large enough for every kind of address, and zeroed.
+        let link: &mut libc::sockaddr_ll = unsafe { storage.view_as() };
+        link.sll_family = libc::AF_PACKET.try_into().unwrap();
+        link.sll_protocol = told.to_be();
+        link.sll_ifindex = index.try_into().unwrap();
+        link.sll_halen = 6;
+        link.sll_addr = [0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0];
+        size_of::<libc::sockaddr_ll>()
+    };
+    // SAFETY: it holds an address of this length.
+    let to = unsafe { SockAddr::new(storage, len.try_into().unwrap()) };
+    socket.send_to(&frame, &to).map(drop)
 }
 
 /// Sets an option of a packet socket.
@@ -298,6 +325,12 @@ impl Tap {
             .iter()
             .filter(|text| frames.iter().any(|frame| has(frame, text)));
         seen.copied().collect()
+    }
+
+    /// How many frames with this text come along, up to the one that has `last` in it.
+    pub(crate) fn count(&self, text: &str, last: &str) -> usize {
+        let frames = self.frames(last);
+        frames.iter().filter(|frame| has(frame, text)).count()
     }
 
     /// The numbers of the IPv4 protocols that come along, up to and with the frame that has `last`

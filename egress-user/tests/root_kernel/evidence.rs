@@ -4,11 +4,12 @@ use std::net::SocketAddr;
 use std::time::Instant;
 
 use egress_common::EVENTS_PER_WINDOW;
-use egress_lab::{Cgroup, wait};
+use egress_lab::{Cgroup, Namespace, wait};
 use egress_user::agent::capture::{Events, KernelEvent};
+use egress_user::netns::Netns;
 
 use crate::client::{COMM, Outcome, Script, Step, TCP, UDP};
-use crate::world::{World, options};
+use crate::world::{Place, World, options};
 
 #[test]
 fn a_refusal_is_told_with_who_and_where_to() {
@@ -110,6 +111,52 @@ fn a_loop_of_refusals_is_sampled_and_counted() {
     assert_eq!(total("refuse_udp"), 201);
     assert_eq!(total("event_withheld"), u64::from(200 - looped));
     assert_eq!(total("event_lost"), 0);
+}
+
+/// They have no cgroup: each namespace is told of by itself.
+#[test]
+fn a_flood_of_forwarded_packets_does_not_hide_those_of_another_namespace() {
+    let mut world = World::new();
+    let mut events = world.capture.events().unwrap();
+    let other = Place::new();
+    world
+        .capture
+        .add_scope(other.cookie, &other.scope())
+        .unwrap();
+    let quiet = other.behind();
+    // By a device whose index no other namespace has: of such packets nothing else tells theirs.
+    let wire = "link add eth7 index 77 type veth peer name eth8\n\
+                link set eth7 up\n\
+                link set eth8 up\n\
+                addr add 203.0.113.2/24 dev eth7\n\
+                neigh replace 203.0.113.1 lladdr 02:00:00:00:00:07 dev eth7\n";
+    other.workload.ip(wire).unwrap();
+    let flooded = world.place.behind();
+    for place in [&other, &world.place] {
+        let netns = Netns::at(place.workload.path()).unwrap();
+        world.capture.guard_interfaces(&netns).unwrap();
+    }
+    let send = |from: &Namespace, to: &str, times: usize| {
+        let socket = from.udp("198.51.100.2:0".parse().unwrap()).unwrap();
+        for _ in 0..times {
+            socket.send_to(b"bypass", to).unwrap();
+        }
+    };
+    send(&flooded, "192.0.2.1:443", 100);
+    send(&quiet, "203.0.113.1:443", 1);
+    wait::until("every packet is dropped", || {
+        (world.counter("drop_socket") == 101).then_some(())
+    })
+    .unwrap();
+    let told: Vec<KernelEvent> = std::iter::from_fn(|| events.take()).collect();
+    assert!(told.iter().all(|event| event.cgroup == 0));
+    let of = |place: &Place| {
+        let netns = place.cookie.get();
+        told.iter().filter(move |event| event.netns == netns)
+    };
+    assert_eq!(of(&other).count(), 1);
+    assert_eq!(of(&other).next().unwrap().withheld, 0);
+    assert!(of(&world.place).count() >= usize::try_from(EVENTS_PER_WINDOW).unwrap());
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::path::Path;
 use std::time::Duration;
 
-use egress_lab::{BpfFs, Namespace, wait};
+use egress_lab::{BpfFs, wait};
 use egress_user::agent::capture::{CaptureError, cleanup};
 use egress_user::netns::Netns;
 
@@ -213,22 +213,7 @@ fn forwarded_packets_are_held_when_another_namespace_goes() {
 }
 
 fn forwarded_are_held(world: &World) {
-    let behind = Namespace::new().unwrap();
-    behind
-        .ip(&format!(
-            "link add eth0 type veth peer name eth1 netns {}\n\
-             addr add 198.51.100.2/24 dev eth0\n\
-             link set eth0 up\n\
-             route add default via 198.51.100.1\n",
-            world.place.workload.path().display()
-        ))
-        .unwrap();
-    world
-        .place
-        .workload
-        .ip("addr add 198.51.100.1/24 dev eth1\nlink set eth1 up\n")
-        .unwrap();
-    world.place.workload.sysctl("ipv4/ip_forward", "1").unwrap();
+    let behind = world.place.behind();
     let tap = world.place.origin.tap();
     let socket: UdpSocket = behind.udp("198.51.100.2:0".parse().unwrap()).unwrap();
     socket

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use egress_lab::{BpfFs, Cgroup};
-use egress_user::agent::capture::{Capture, CaptureOptions, Claim};
+use egress_user::agent::capture::{Capture, CaptureOptions, Claim, Fallback, Scope};
 
 use crate::client::{Outcome, Script, Step, TCP};
 use crate::craft::{Above, Craft, Tap, Way};
@@ -39,7 +39,10 @@ impl Succession {
             ..options()
         };
         let mut capture = attached(&self.cgroup, &options);
-        let scope = self.place.scope();
+        let scope = Scope {
+            other_ports: Fallback::Refuse,
+            ..self.place.scope()
+        };
         capture.add_scope(self.place.cookie, &scope).unwrap();
         capture
     }
@@ -63,6 +66,13 @@ fn went_out(place: &Place, tap: &Tap) -> bool {
     !tap.seen(&["datagram"], "control").is_empty()
 }
 
+/// Of a socket that nobody remembers, no process is known.
+fn is_remembered(capture: &mut Capture) {
+    let event = capture.events().unwrap().take().unwrap();
+    assert_eq!(event.reason, "drop_raw");
+    assert_eq!(event.process.unwrap().comm, "egress-client");
+}
+
 /// Sends by a raw socket, and again when told.
 fn raw() -> Script {
     let send = || Step::SendTo("192.0.2.1:0".parse().unwrap());
@@ -80,11 +90,12 @@ fn a_raw_socket_stays_mute_under_the_next_agent() {
     let predecessor = succession.generation();
     let mut client = succession.place.start(&succession.cgroup, &raw());
     client.paused();
-    let successor = succession.generation();
+    let mut successor = succession.generation();
     drop(predecessor);
     client.go_on();
     let outcomes = client.outcomes();
     assert!(!went_out(&succession.place, &tap));
+    is_remembered(&mut successor);
     assert_eq!(
         outcomes,
         [Outcome::REFUSED, Outcome::Done, Outcome::REFUSED]
@@ -167,10 +178,10 @@ fn a_memory_of_another_form_is_made_anew() {
     assert!(sockets.exists());
     let mut client = succession.place.start(&succession.cgroup, &raw());
     client.paused();
-    let latest = succession.generation();
+    let mut latest = succession.generation();
     drop(successor);
     client.go_on();
     assert_eq!(client.outcomes()[2], Outcome::REFUSED);
     assert!(!went_out(&succession.place, &tap));
-    drop(latest);
+    is_remembered(&mut latest);
 }

@@ -4,7 +4,7 @@ use egress_lab::Cgroup;
 use egress_user::agent::capture::{CaptureOptions, Fallback, Scope};
 use egress_user::netns::Netns;
 
-use crate::client::{Outcome, Script, Step, TCP};
+use crate::client::{Outcome, Script, Step, TCP, UDP};
 use crate::craft::{Above, Craft, PACKET_QDISC_BYPASS, Way};
 use crate::world::{Place, World, attached, options};
 
@@ -124,11 +124,15 @@ fn packet_sockets_are_mute() {
     for way in [Way::Frame, Way::TaggedFrame] {
         world.run(&ping(way, "mute"));
     }
-    // The guard knows a raw socket of another cgroup from no other socket.
-    let control = world.place.start_outside(&ping(Way::Raw, "control"));
+    // Nor do raw sockets of other cgroups.
+    let outside = world.place.start_outside(&ping(Way::Raw, "mute"));
+    assert_eq!(outside.outcomes(), [Outcome::Done]);
+    let control = Script::new(false, UDP).then(Step::SendTo("192.0.2.1:8080".parse().unwrap()));
+    let control = world.place.start_outside(&control);
     assert_eq!(control.outcomes(), [Outcome::Done]);
-    assert!(tap.seen(&["mute"], "control").is_empty());
+    assert!(tap.seen(&["mute"], "datagram").is_empty());
     assert_eq!(world.counter("drop_frame"), 2);
+    assert_eq!(world.counter("drop_raw"), 1);
 }
 
 /// In every captured namespace, strict or not: with it, frames would pass the device's guard.

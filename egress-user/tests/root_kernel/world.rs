@@ -26,6 +26,10 @@ pub(crate) const ORIGIN_V6: &str = "2001:db8::1";
 pub(crate) const WORKLOAD_V4: &str = "192.0.2.2";
 pub(crate) const WORKLOAD_V6: &str = "2001:db8::2";
 
+/// Addresses of who is behind the workload.
+pub(crate) const BEHIND_V4: &str = "198.51.100.2";
+pub(crate) const BEHIND_V6: &str = "2001:db8:1::2";
+
 const ORIGIN_MAC: &str = "02:00:00:00:00:01";
 const WORKLOAD_MAC: &str = "02:00:00:00:00:02";
 
@@ -106,6 +110,47 @@ impl Place {
             agent,
             origin: Origin::new(outside),
         }
+    }
+
+    /// A namespace whose way to the origin leads through this one.
+    pub(crate) fn behind(&self) -> Namespace {
+        let behind = Namespace::new().unwrap();
+        behind
+            .ip(&format!(
+                "link add eth0 type veth peer name eth1 netns {}\n\
+                 addr add {BEHIND_V4}/24 dev eth0\n\
+                 addr add {BEHIND_V6}/64 dev eth0 nodad\n\
+                 link set eth0 up\n\
+                 route add default via 198.51.100.1\n\
+                 route add default via 2001:db8:1::1\n",
+                self.workload.path().display()
+            ))
+            .unwrap();
+        let ours = "addr add 198.51.100.1/24 dev eth1\n\
+                    addr add 2001:db8:1::1/64 dev eth1 nodad\n\
+                    link set eth1 up\n";
+        self.workload.ip(ours).unwrap();
+        for switch in ["ipv4/ip_forward", "ipv6/conf/all/forwarding"] {
+            self.workload.sysctl(switch, "1").unwrap();
+        }
+        behind
+    }
+
+    /// A namespace at the same wire as the origin, of which this one is a bridge.
+    pub(crate) fn bridged(&self) -> Namespace {
+        let behind = self.behind();
+        let bridge = "link add br0 type bridge\n\
+                      link set eth0 master br0\n\
+                      link set eth1 master br0\n\
+                      link set br0 up\n";
+        self.workload.ip(bridge).unwrap();
+        behind
+            .ip(&format!(
+                "addr add 192.0.2.3/24 dev eth0\n\
+                 neigh replace {ORIGIN_V4} lladdr {ORIGIN_MAC} dev eth0\n"
+            ))
+            .unwrap();
+        behind
     }
 
     /// The scope that captures this namespace.
@@ -197,7 +242,7 @@ impl Place {
 
 /// Listeners at the addresses that workloads mean to reach.
 pub(crate) struct Origin {
-    namespace: Namespace,
+    pub(crate) namespace: Namespace,
     tcp: Vec<TcpListener>,
     udp: Vec<UdpSocket>,
 }

@@ -13,8 +13,9 @@ use crate::process;
 /// What the tests and the product may ask the kernel for, and the cloud kernels do not have built
 /// in: the tests' network devices, what a guard hangs on where there is no tcx, and the protocols
 /// that nothing redirects.
-const WANTED: [&str; 7] = [
+const WANTED: [&str; 8] = [
     "veth",
+    "bridge",
     "tun",
     "sch_ingress",
     "cls_bpf",

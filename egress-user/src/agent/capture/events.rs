@@ -15,7 +15,8 @@ use super::flows;
 use crate::addr::OriginalDst;
 use crate::workload::Process;
 
-/// One refusal by the kernel programs. Those of one cgroup are told up to
+/// One refusal by the kernel programs. Those of one cgroup, or without one of one namespace, are told
+/// up to
 /// [`EVENTS_PER_WINDOW`](egress_common::EVENTS_PER_WINDOW) times a second; the counters count all.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct KernelEvent {
@@ -34,7 +35,8 @@ pub struct KernelEvent {
     pub original_dst: Option<OriginalDst>,
     /// When it was refused.
     pub at: Instant,
-    /// How many refusals of the same cgroup were not told since the last one that was.
+    /// How many refusals of the same cgroup, or without one of the same namespace, were not told since
+    /// the last one that was.
     pub withheld: u32,
 }
 
