@@ -2,7 +2,8 @@
 
 use std::fs::File;
 use std::io::{self, Write as _};
-use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::mem;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
@@ -27,15 +28,13 @@ impl Namespace {
     /// Makes a namespace.
     ///
     /// # Errors
-    /// Without `CAP_SYS_ADMIN`, or when `ip` is missing.
+    /// Without `CAP_SYS_ADMIN`.
     pub fn new() -> anyhow::Result<Namespace> {
         let fd = thread::spawn(unshared)
             .join()
             .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
             .context("cannot make a network namespace (CAP_SYS_ADMIN is needed)")?;
-        let namespace = Namespace { fd };
-        namespace.ip("link set lo up\n")?;
-        Ok(namespace)
+        Ok(Namespace { fd })
     }
 
     /// A path under which other processes can open this namespace while the lab lives.
@@ -136,7 +135,24 @@ fn unshared() -> io::Result<OwnedFd> {
     // SAFETY: `NEWNET` leaves the descriptor table shared; only sockets made later by this
     // thread, which ends right here, would be affected.
     unsafe { unshare_unsafe(UnshareFlags::NEWNET)? };
+    loopback_up()?;
     Ok(File::open("/proc/thread-self/ns/net")?.into())
+}
+
+/// As `ip link set lo up` in the namespace of this thread, without another program.
+fn loopback_up() -> io::Result<()> {
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+    // SAFETY: plain data, for which zeros are valid.
+    let mut request: libc::ifreq = unsafe { mem::zeroed() };
+    for (to, from) in request.ifr_name.iter_mut().zip(c"lo".to_bytes()) {
+        *to = from.cast_signed();
+    }
+    request.ifr_ifru.ifru_flags = libc::IFF_UP as libc::c_short;
+    // SAFETY: the request's name ends with a zero, and its flags are set.
+    match unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw mut request) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
 }
 
 fn enter_fd(fd: impl AsFd) -> io::Result<()> {

@@ -39,6 +39,10 @@ pub(crate) fn install(
         .arg(home)
         .arg("--target-dir")
         .arg(&build_dir)
+        // They work for a second or two, and take minutes to be optimised.
+        .env("CARGO_PROFILE_RELEASE_OPT_LEVEL", "0")
+        .env("CARGO_PROFILE_RELEASE_LTO", "off")
+        .env("CARGO_PROFILE_RELEASE_CODEGEN_UNITS", "256")
         // Otherwise cargo ends with the advice to do this.
         .env("PATH", process::path_with(&bin)?);
     configure(&mut cargo);

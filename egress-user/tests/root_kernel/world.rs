@@ -67,13 +67,17 @@ impl Place {
         );
         let workload = Namespace::new().unwrap();
         let outside = Namespace::new().unwrap();
+        // Who is at the other end is known: what waited for an answer about that would be overtaken by
+        // frames, which do not ask. The kernel may have learnt it by itself already.
         outside
             .ip(&format!(
                 "link add eth0 address {ORIGIN_MAC} type veth \
                  peer name eth0 address {WORKLOAD_MAC} netns {}\n\
                  addr add {ORIGIN_V4}/24 dev eth0\n\
                  addr add {ORIGIN_V6}/64 dev eth0 nodad\n\
-                 link set eth0 up\n",
+                 link set eth0 up\n\
+                 neigh replace {WORKLOAD_V4} lladdr {WORKLOAD_MAC} dev eth0\n\
+                 neigh replace {WORKLOAD_V6} lladdr {WORKLOAD_MAC} dev eth0\n",
                 workload.path().display()
             ))
             .unwrap();
@@ -81,20 +85,11 @@ impl Place {
             .ip(&format!(
                 "addr add {WORKLOAD_V4}/24 dev eth0\n\
                  addr add {WORKLOAD_V6}/64 dev eth0 nodad\n\
-                 link set eth0 up\n"
+                 link set eth0 up\n\
+                 neigh replace {ORIGIN_V4} lladdr {ORIGIN_MAC} dev eth0\n\
+                 neigh replace {ORIGIN_V6} lladdr {ORIGIN_MAC} dev eth0\n"
             ))
             .unwrap();
-        // Who is at the other end is known: what waited for an answer about that would be overtaken by
-        // frames, which do not ask. The kernel may have learnt it by itself already.
-        for (namespace, mac, addresses) in [
-            (&workload, ORIGIN_MAC, [ORIGIN_V4, ORIGIN_V6]),
-            (&outside, WORKLOAD_MAC, [WORKLOAD_V4, WORKLOAD_V6]),
-        ] {
-            for address in addresses {
-                let neighbour = format!("neigh replace {address} lladdr {mac} dev eth0\n");
-                namespace.ip(&neighbour).unwrap();
-            }
-        }
         let netns = Netns::at(workload.path()).unwrap();
         let (cookie, agent) = netns
             .on_thread(|| {
