@@ -1,7 +1,9 @@
 //! `cargo xtask test`: every test of the workspace, those that need the kernel as root.
 
+use std::env;
 use std::io::{BufRead as _, BufReader, IsTerminal as _};
 use std::process::{Command, Stdio};
+use std::thread;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail};
@@ -16,6 +18,9 @@ use tally::Tally;
 /// How the integration tests are named that need root: they attach programs to cgroups and make
 /// network namespaces.
 const ROOT_PREFIX: &str = "root_";
+
+/// Sets how many tests run at once.
+const THREADS: &str = "RUST_TEST_THREADS";
 
 /// What a test run as root gets to see of the user's environment.
 const KEPT_BY_SUDO: &str = "--preserve-env=CARGO_MANIFEST_DIR,CARGO_PKG_NAME,PROPTEST_CASES,\
@@ -134,6 +139,12 @@ fn cargo_test(selection: &[String], args: &Args, runner: &Runner, tally: &mut Ta
         cargo.args(["--", "--color=always"]);
     }
     runner.apply(&mut cargo)?;
+    if selection.iter().any(|name| name.starts_with(ROOT_PREFIX)) && env::var_os(THREADS).is_none()
+    {
+        // Half of their time they wait for processes, clocks and the kernel.
+        let threads = 2 * thread::available_parallelism().map_or(1, usize::from);
+        cargo.env(THREADS, threads.to_string());
+    }
     let mut child = cargo.spawn().context("cannot run cargo")?;
     let output = child.stdout.take().context("cargo has no output")?;
     for line in BufReader::new(output).split(b'\n') {
