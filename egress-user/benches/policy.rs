@@ -5,7 +5,9 @@
 //! Every case runs in a process of its own, so that its peak of memory is its own; the text of
 //! the document is part of it. A judgement is timed alone, the clock's own 20 to 30 ns included,
 //! for names drawn from all hosts, which is the worst case for the processor's caches. Load is the
-//! time of the thread on its processor, so that a busy machine does not count.
+//! time of the thread on its processor, so that a busy machine does not count. The last lines say what
+//! the machine takes, timed alike, for nothing else than one load of memory that no cache holds, and
+//! for two of which the second needs the first: a judgement waits for as many, or more.
 
 #![expect(
     clippy::unwrap_used,
@@ -55,6 +57,7 @@ fn main() {
         let status = command.args(["case", &case.to_string()]).status().unwrap();
         assert!(status.success());
     }
+    floor();
 }
 
 fn measure(hosts: usize, rules: usize, style: Style) {
@@ -65,20 +68,47 @@ fn measure(hosts: usize, rules: usize, style: Style) {
     let peak = memory("VmHWM");
     drop(text);
     let held = memory("VmRSS");
-    let mut times = judgements(&policy, hosts);
-    times.sort_unstable();
-    let quantile = |per_mille: usize| times[(times.len() - 1) * per_mille / 1000];
     println!(
-        "{hosts:>9} {:>9} {:<6} {:>7.2} s {:>6} MiB {:>6} MiB {:>5} ns {:>5} ns {:>5} ns",
+        "{hosts:>9} {:>9} {:<6} {:>7.2} s {:>6} MiB {:>6} MiB {}",
         policy.rule_count(),
         format!("{style:?}").to_lowercase(),
         load.as_secs_f64(),
         peak >> 10,
         held >> 10,
-        quantile(500),
-        quantile(990),
-        quantile(999),
+        quantiles(judgements(&policy, hosts)),
     );
+}
+
+fn quantiles(mut times: Vec<u64>) -> String {
+    times.sort_unstable();
+    let at = |per_mille: usize| times[(times.len() - 1) * per_mille / 1000];
+    format!("{:>5} ns {:>5} ns {:>5} ns", at(500), at(990), at(999))
+}
+
+/// Prints what loads alone take, of as much memory as a policy of a million hosts has.
+fn floor() {
+    const WORDS: usize = 1 << 23;
+    let step = |word: usize| word.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+    let words: Vec<usize> = (0..WORDS).map(step).collect();
+    for loads in [1, 2] {
+        let mut at = 1;
+        let once = |_| {
+            at = step(at);
+            let mut word = black_box(at);
+            let started = Instant::now();
+            for _ in 0..loads {
+                word = words[(word >> 32) % WORDS];
+            }
+            black_box(word);
+            u64::try_from(started.elapsed().as_nanos()).unwrap()
+        };
+        let times = (0..ASKED).map(once).collect();
+        println!(
+            "{:<49} {}",
+            format!("loads of memory: {loads}"),
+            quantiles(times)
+        );
+    }
 }
 
 /// One host in five is a wildcard.
