@@ -194,9 +194,9 @@ impl Sent {
     }
 }
 
-/// Judges a packet that leaves the namespace: what [`decide`] would not let pass to where the
+/// Judges a packet that leaves the namespace: what [`decide`](crate::decide) would not let pass to where the
 /// packet goes is dropped, and what it would redirect as well, since a redirected connection's
-/// packets go to loopback. `scope` and `prefix` are those of [`decide`].
+/// packets go to loopback. `scope` and `prefix` are those of [`decide`](crate::decide).
 ///
 /// Of packets that go [astray](Course::Astray) only those of exempt cgroups leave, in whatever
 /// namespace.
