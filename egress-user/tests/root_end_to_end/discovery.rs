@@ -11,15 +11,17 @@ use super::world::{EN, IBM, Wish, World};
 /// Fetches a page as soon as the kernel lets it, and says so. Until its namespace has been
 /// found the kernel refuses (EPERM, 1): never does it get through in another way.
 pub(crate) const SCRIPT: &str = r#"
-import socket, ssl, sys, time
+import errno, socket, ssl, sys, time
 address, name, authority = sys.argv[1:]
+# While it is not captured: refused, or with no way out where that passes.
+uncaptured = (errno.EPERM, errno.ENETUNREACH)
 deadline = time.monotonic() + 60
 while True:
     try:
         raw = socket.create_connection((address, 443))
         break
-    except PermissionError:
-        if time.monotonic() > deadline: raise
+    except OSError as error:
+        if error.errno not in uncaptured or time.monotonic() > deadline: raise
         time.sleep(0.001)
 tls = ssl.create_default_context(cafile=authority).wrap_socket(raw, server_hostname=name)
 tls.sendall(f"GET / HTTP/1.0\r\nHost: {name}\r\n\r\n".encode())
