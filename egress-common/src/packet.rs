@@ -171,6 +171,8 @@ impl Packet {
         const FRAGMENT: u8 = 44;
         const AUTHENTICATION: u8 = 51;
         const DESTINATION: u8 = 60;
+        /// Of the fragment header's flags: that others follow.
+        const MORE: u16 = 1;
 
         let [_, _, _, _, _, _, next, hops] = bytes.read::<8>(offset)?;
         let mut packet = Packet {
@@ -181,6 +183,7 @@ impl Packet {
             steered: false,
         };
         let mut above = offset + 40;
+        let mut first = false;
         let mut later = false;
         for _ in 0..=MAX_EXTENSIONS {
             let len = match packet.protocol {
@@ -195,7 +198,9 @@ impl Packet {
                     match this {
                         AUTHENTICATION => (u32::from(len) + 2) * 4,
                         FRAGMENT => {
-                            later |= u16::from_be_bytes([hi, lo]) & 0xfff8 != 0;
+                            let place = u16::from_be_bytes([hi, lo]);
+                            later |= place & 0xfff8 != 0;
+                            first |= place & MORE != 0;
                             8
                         }
                         _ => (u32::from(len) + 1) * 8,
@@ -204,6 +209,11 @@ impl Packet {
                 protocol => {
                     let found = Transport::read_v6(bytes, above, protocol, hops, packet.dst);
                     (packet.transport, packet.port) = found;
+                    // Its flags may be those of the next fragment, or padding of the frame. TCP avoids
+                    // fragments, and routers make none.
+                    if first && packet.transport == Transport::Segment {
+                        packet.transport = Transport::Opens;
+                    }
                     return Some(packet);
                 }
             };

@@ -186,7 +186,7 @@ impl Sent {
         }
         match self.sender {
             Sender::Socket | Sender::Nobody => Bypass::Socket,
-            // The kernel sends nothing that does not continue.
+            // The kernel sends hardly anything that does not continue.
             Sender::Raw | Sender::Kernel => Bypass::Raw,
             Sender::Unjudged => Bypass::Protocol,
             Sender::Frame => Bypass::Frame,
@@ -221,18 +221,20 @@ pub fn decide_packet(
     }
     let strict = scope.is_some_and(ScopeConfig::strict);
     match decide_away(settings, scope, prefix, &sent.attempt()) {
-        Verdict::Pass(Pass::Loopback | Pass::Exempt | Pass::Unregistered | Pass::Prefix) => Ok(()),
-        Verdict::Pass(Pass::Protocol | Pass::OtherPort | Pass::Dns) => match sent.sender {
-            // The kernel made the packet: its fragments hide nothing.
-            Sender::Socket | Sender::Unjudged => Ok(()),
-            Sender::Raw | Sender::Kernel | Sender::Frame if strict => Err(sent.way()),
-            sender => match sent.packet.transport {
-                Transport::Hidden => Err(sent.way()),
-                // Without the first, which was judged, it is of no use.
-                Transport::Fragment if !matches!(sender, Sender::Nobody) => Err(sent.way()),
-                _ => Ok(()),
-            },
-        },
+        Verdict::Pass(Pass::Loopback | Pass::Exempt | Pass::Unregistered) => Ok(()),
+        Verdict::Pass(Pass::Prefix | Pass::Protocol | Pass::OtherPort | Pass::Dns) => {
+            match sent.sender {
+                // The kernel made the packet: its fragments hide nothing.
+                Sender::Socket | Sender::Unjudged => Ok(()),
+                Sender::Raw | Sender::Kernel | Sender::Frame if strict => Err(sent.way()),
+                sender => match sent.packet.transport {
+                    Transport::Hidden => Err(sent.way()),
+                    // Without the first, which was judged, it is of no use.
+                    Transport::Fragment if !matches!(sender, Sender::Nobody) => Err(sent.way()),
+                    _ => Ok(()),
+                },
+            }
+        }
         Verdict::Redirect(_) | Verdict::Refuse(_) => Err(sent.way()),
     }
 }

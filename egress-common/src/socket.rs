@@ -81,6 +81,7 @@ impl SetOption {
     #[inline(always)]
     pub const fn is_free(&self) -> bool {
         const SOL_PACKET: i32 = 263;
+        const PACKET_TX_RING: i32 = 13;
         const PACKET_QDISC_BYPASS: i32 = 20;
         const SOL_XDP: i32 = 283;
         const SOL_IP: i32 = 0;
@@ -92,7 +93,8 @@ impl SetOption {
         const AF_INET6: u32 = 10;
 
         match (self.level, self.option) {
-            (SOL_PACKET, PACKET_QDISC_BYPASS)
+            // What is in the ring may be changed by its owner after it was judged.
+            (SOL_PACKET, PACKET_QDISC_BYPASS | PACKET_TX_RING)
             | (SOL_XDP, _)
             | (SOL_IP, IP_TRANSPARENT)
             | (SOL_IPV6, IPV6_TRANSPARENT) => false,
@@ -232,6 +234,8 @@ mod tests {
         let scope = ScopeConfig::new(Port::from_host(1), Port::NONE);
         for (level, option, harmless) in [
             (263, 20, false),
+            (263, 13, false),
+            (263, 5, true),
             (263, 19, true),
             (283, 4, false),
             (0, 19, false),

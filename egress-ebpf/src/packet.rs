@@ -21,7 +21,9 @@ use crate::{
     veil::{self, Veil},
 };
 
-const AF_PACKET: u32 = 17;
+const AF_UNSPEC: u32 = 0;
+const AF_INET: u32 = 2;
+const AF_INET6: u32 = 10;
 /// Index of the loopback device, in every namespace.
 pub(crate) const LOOPBACK: u32 = 1;
 /// No namespace's cookie.
@@ -33,11 +35,15 @@ pub(crate) fn leave(ctx: &SkBuffContext) -> i32 {
     let buffer = Buffer { skb: ctx.skb.skb };
     let packet = Packet::read_plain(&buffer.head(), 0).or_else(|| Packet::read(&buffer, 0));
     let loopback = buffer.device() == LOOPBACK;
-    match packet.map(|packet| judge(buffer, packet, loopback, || None)) {
-        None | Some(Ok(())) => ALLOW,
-        Some(Err(
-            Bypass::Socket | Bypass::Raw | Bypass::Protocol | Bypass::Frame | Bypass::Route,
-        )) => DENY,
+    let verdict = match packet {
+        Some(packet) => judge(buffer, packet, loopback, || None),
+        None => judge_unread(buffer, Unread::Other, || None),
+    };
+    match verdict {
+        Ok(()) => ALLOW,
+        Err(Bypass::Socket | Bypass::Raw | Bypass::Protocol | Bypass::Frame | Bypass::Route) => {
+            DENY
+        }
     }
 }
 
@@ -207,6 +213,8 @@ fn tell(bypass: Bypass, target: Target, maker: Caller, netns: u64) {
 struct Origin {
     /// The packet's socket, or null: forwarded packets have none.
     socket: *mut bpf_sock,
+    /// Whether it has one that is not whole: of a TCP connection that begins, or has ended.
+    partial: bool,
     /// What is known of the socket if it is one that nothing judges and that a process made.
     unjudged: Option<&'static Unjudged>,
 }
@@ -214,9 +222,10 @@ struct Origin {
 impl Origin {
     #[inline(always)]
     fn of(buffer: Buffer) -> Origin {
-        let socket = socket(buffer);
+        let (socket, partial) = socket(buffer);
         Origin {
             socket,
+            partial,
             unjudged: unjudged(socket),
         }
     }
@@ -226,6 +235,8 @@ impl Origin {
         match self.unjudged {
             Some(unjudged) if unjudged.is_raw() => Sender::Raw,
             Some(_) => Sender::Unjudged,
+            None if self.partial => Sender::Socket,
+            None if self.socket.is_null() => Sender::Nobody,
             None => unknown(self.socket),
         }
     }
@@ -273,32 +284,32 @@ impl Origin {
     }
 }
 
-/// The packet's socket, or null: forwarded packets have none.
+/// The packet's socket, or null, and whether it has one that is not whole.
 #[inline(always)]
-fn socket(buffer: Buffer) -> *mut bpf_sock {
+fn socket(buffer: Buffer) -> (*mut bpf_sock, bool) {
     // SAFETY: the kernel hands a valid context to the program, with this pointer; the helper takes
     // a socket that is not null and gives the same one, or null.
     unsafe {
         let sk = (*buffer.skb).__bindgen_anon_2.sk;
         if sk.is_null() {
-            return ptr::null_mut();
+            return (ptr::null_mut(), false);
         }
-        bpf_sk_fullsock(sk)
+        let socket = bpf_sk_fullsock(sk);
+        (socket, socket.is_null())
     }
 }
 
-/// Who has this socket, or none, that nobody remembers.
+/// Who has this socket, of which nobody remembers who made it.
 #[inline(always)]
 fn unknown(socket: *mut bpf_sock) -> Sender {
-    if socket.is_null() {
-        return Sender::Nobody;
-    }
     // SAFETY: a socket that is not null, whose words are readable.
     let (family, kind, protocol) =
         unsafe { ((*socket).family, (*socket).type_, (*socket).protocol) };
     match family {
-        AF_PACKET => Sender::Frame,
-        _ => Sender::unknown(kind, protocol),
+        AF_INET | AF_INET6 => Sender::unknown(kind, protocol),
+        // A tap's: what comes from it was sent behind it.
+        AF_UNSPEC => Sender::Nobody,
+        _ => Sender::Frame,
     }
 }
 
@@ -306,8 +317,13 @@ fn unknown(socket: *mut bpf_sock) -> Sender {
 /// kind or protocol.
 #[inline(always)]
 fn is_judged(socket: *mut bpf_sock) -> bool {
+    if socket.is_null() {
+        return false;
+    }
     // SAFETY: a socket that is not null, whose words are readable.
-    !socket.is_null() && unsafe { egress_common::is_judged((*socket).type_, (*socket).protocol) }
+    let (family, kind, protocol) =
+        unsafe { ((*socket).family, (*socket).type_, (*socket).protocol) };
+    matches!(family, AF_INET | AF_INET6) && egress_common::is_judged(kind, protocol)
 }
 
 /// What is known of the socket if it is one that nothing judges and that a process made.

@@ -57,7 +57,8 @@ impl Veil {
 }
 
 /// The packet by way of the words that the buffer has for programs: five, so that nothing of it stays
-/// in a register. Nobody else reads them; other programs on the device find them written over.
+/// in a register. Where they hold something of the kernel's, as at a cgroup, it keeps that aside and puts
+/// it back; at a device other programs find them written over.
 #[inline(always)]
 pub(crate) fn veil(buffer: Buffer, packet: Packet) -> Packet {
     let [a, b, c, d] = packet.dst.be_words();

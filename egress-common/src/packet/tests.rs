@@ -203,6 +203,13 @@ fn fragments_and_stumps_hide_their_ports() {
         above(&read(&v6(&[(44, first)], TCP, &tcp(SYN)))),
         to(443, true)
     );
+    // The next may lie over its flags, and what lies there may be no more than padding of a frame.
+    let first_of_data = vec![0, 0, 0, 1, 0, 0, 0, 9];
+    let whole = vec![0, 0, 0, 0, 0, 0, 0, 9];
+    for (fragment, opens) in [(first_of_data, true), (whole, false)] {
+        let packet = read(&v6(&[(44, fragment)], TCP, &tcp(ACK)));
+        assert_eq!(above(&packet), to(443, opens));
+    }
     assert_eq!(
         read(&v6(&[(44, later)], TCP, &tcp(SYN))).transport,
         Transport::Fragment

@@ -224,6 +224,30 @@ fn loopback_exemption_prefix_and_unregistered_hold_for_packets_too() {
 }
 
 #[test]
+fn a_prefix_that_passes_opens_no_strict_scope_and_hides_nothing() {
+    let settings = settings(Fallback::Refuse);
+    let strict = scope().with_strict(true);
+    for (sender, bypass) in SENDERS {
+        let judge = |scope: &ScopeConfig, transport: Above| {
+            let packet = sent(sender, "192.0.2.1", transport);
+            decide_packet(&settings, Some(scope), Some(PrefixAction::Pass), &packet)
+        };
+        let in_strict = match sender {
+            Sender::Raw | Sender::Kernel | Sender::Frame => Err(bypass),
+            Sender::Socket | Sender::Nobody | Sender::Unjudged => Ok(()),
+        };
+        assert_eq!(judge(&strict, to(443, true)), in_strict, "{sender:?}");
+        assert_eq!(judge(&scope(), to(443, true)), Ok(()), "{sender:?}");
+        let hidden = match sender {
+            Sender::Socket | Sender::Unjudged => Ok(()),
+            _ => Err(bypass),
+        };
+        let packet = judge(&scope(), Transport::Hidden.into());
+        assert_eq!(packet, hidden, "{sender:?}");
+    }
+}
+
+#[test]
 fn loopback_does_not_leave_by_another_device() {
     let settings = settings(Fallback::Pass);
     for dst in ["127.0.0.1", "127.9.9.9", "0.0.0.0", "::1", "::"] {

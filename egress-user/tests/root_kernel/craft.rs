@@ -1,9 +1,11 @@
 //! Packets that a process makes itself, and a tap that sees whatever comes along a wire.
 
+use std::fs::{File, OpenOptions};
 use std::io;
-use std::mem::MaybeUninit;
+use std::mem::{self, MaybeUninit};
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsRawFd as _;
+use std::os::unix::fs::OpenOptionsExt as _;
 
 use egress_lab::{Namespace, wait};
 use serde::{Deserialize, Serialize};
@@ -82,6 +84,14 @@ impl Craft {
     fn send_frame(&self, tag: &[u8], told: u16) -> io::Result<()> {
         let ether = self.ether().to_be_bytes();
         send_frame(&[tag, &ether, &self.packet()].concat(), told)
+    }
+
+    /// The frame that brings it to this address, in hexadecimal.
+    pub(crate) fn frame_to(&self, mac: &str) -> Vec<u8> {
+        let byte = |hex| u8::from_str_radix(hex, 16).unwrap();
+        let mac: Vec<u8> = mac.split(':').map(byte).collect();
+        let ether = self.ether().to_be_bytes();
+        [&mac, [2; 6].as_slice(), &ether, &self.packet()].concat()
     }
 
     fn ether(&self) -> u16 {
@@ -204,6 +214,26 @@ pub(crate) fn send_frame(bytes: &[u8], told: u16) -> io::Result<()> {
     // SAFETY: it holds an address of this length.
     let to = unsafe { SockAddr::new(storage, len.try_into().unwrap()) };
     socket.send_to(&frame, &to).map(drop)
+}
+
+/// A device `tun0` in the namespace of the calling thread: `IFF_TUN` or `IFF_TAP`.
+pub(crate) fn tun_device(kind: libc::c_int) -> File {
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open("/dev/net/tun")
+        .unwrap();
+    // SAFETY: zeros are a request with an empty name.
+    let mut request: libc::ifreq = unsafe { mem::zeroed() };
+    for (to, from) in request.ifr_name.iter_mut().zip(b"tun0") {
+        *to = libc::c_char::from_ne_bytes([*from]);
+    }
+    request.ifr_ifru.ifru_flags = (kind | libc::IFF_NO_PI).try_into().unwrap();
+    // SAFETY: the file is open, and the request is one for this command.
+    let result = unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETIFF, &raw mut request) };
+    assert_eq!(result, 0, "{}", io::Error::last_os_error());
+    file
 }
 
 /// Sets an option of a packet socket.

@@ -1,7 +1,7 @@
 //! Packets that no socket which is judged has sent: from behind the namespace, of raw sockets that
 //! nobody remembers, and of the kernel itself. A tap on the wire to the origin shows what goes there.
 
-use std::io;
+use std::io::{self, Write as _};
 use std::mem::MaybeUninit;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
 
@@ -11,9 +11,9 @@ use egress_user::netns::Netns;
 use socket2::{Domain, Socket, Type};
 
 use crate::client::{ICMP, ICMPV6, Outcome, Script, Step, TCP, UDP};
-use crate::craft::{ACK, Above, Craft, Tap, Way};
+use crate::craft::{ACK, Above, Craft, SYN, Tap, Way, tun_device};
 use crate::world::{
-    BEHIND_V4, ORIGIN_V4, Place, WORKLOAD_V4, WORKLOAD_V6, World, attached, options,
+    BEHIND_V4, ORIGIN_MAC, ORIGIN_V4, Place, WORKLOAD_V4, WORKLOAD_V6, World, attached, options,
 };
 
 /// What a datagram of several fragments, a tunnel and IPsec are.
@@ -109,6 +109,47 @@ fn protocols_without_ports_are_held_where_other_ports_are_refused() {
             assert_eq!((event.cgroup, event.netns), (0, world.place.cookie.get()));
         }
     }
+}
+
+/// As a virtual machine in the namespace has one: the kernel's socket of it is of no family.
+#[test]
+fn what_comes_from_a_tap_is_judged_as_forwarded() {
+    let mut world = World::with(&options(), |scope| scope.other_ports = Fallback::Refuse);
+    let workload = &world.place.workload;
+    let mut device = workload.run(|| tun_device(libc::IFF_TAP)).unwrap();
+    workload
+        .ip("link add br0 type bridge\n\
+             link set eth0 master br0\n\
+             link set tun0 master br0\n\
+             link set tun0 up\n\
+             link set br0 up\n")
+        .unwrap();
+    // It is not at once that the bridge takes something from it.
+    wait::until("a port of the bridge", || {
+        let mut ip = workload.command("ip").ok()?;
+        let output = ip.args(["-d", "link", "show", "tun0"]).output().ok()?;
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        said.contains("state forwarding").then_some(())
+    })
+    .unwrap();
+    let netns = Netns::at(workload.path()).unwrap();
+    world.capture.guard_interfaces(&netns).unwrap();
+    let tap = world.place.origin.tap();
+    for (above, text) in [
+        (Above::Tcp(SYN), "opens"),
+        (Above::Udp, "datagram"),
+        (Above::Tcp(ACK), "control"),
+    ] {
+        let packet = Craft {
+            way: Way::Frame,
+            dst: "[2001:db8::1]:443".parse().unwrap(),
+            above,
+            text: text.to_owned(),
+        };
+        device.write_all(&packet.frame_to(ORIGIN_MAC)).unwrap();
+    }
+    assert_eq!(tap.seen(&["opens", "datagram"], "control"), [""; 0]);
+    assert_eq!(world.counter("drop_socket"), 2);
 }
 
 /// What a bridge carries has the socket that sent it, of a namespace that nobody captures.

@@ -10,7 +10,7 @@ use egress_user::agent::capture::{CaptureError, cleanup};
 use egress_user::netns::Netns;
 
 use crate::client::{Outcome, Script, Step, TCP};
-use crate::craft::{ACK, Above, Craft, SYN, Tap, Way};
+use crate::craft::{ACK, Above, Craft, SYN, Tap, Way, tun_device};
 use crate::world::{CAPTURED_PORT, Place, World, attached, options};
 
 const EVERY_DST: [&str; 2] = ["192.0.2.1:443", "[2001:db8::1]:443"];
@@ -266,7 +266,7 @@ fn a_device_with_an_unknown_header_is_named() {
 
     let mut world = World::new();
     let workload = &world.place.workload;
-    let file = workload.run(tun_device).unwrap();
+    let file = workload.run(|| tun_device(libc::IFF_TUN)).unwrap();
     let kind = libc::c_ulong::from(libc::ARPHRD_INFINIBAND);
     // SAFETY: the file is open, and the command takes a number.
     let result = unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETLINK, kind) };
@@ -337,7 +337,11 @@ struct Tun {
 impl Tun {
     fn new() -> Tun {
         let mut world = World::new();
-        let file = world.place.workload.run(tun_device).unwrap();
+        let file = world
+            .place
+            .workload
+            .run(|| tun_device(libc::IFF_TUN))
+            .unwrap();
         world
             .place
             .workload
@@ -364,28 +368,6 @@ impl Tun {
         })
         .unwrap()
     }
-}
-
-fn tun_device() -> fs::File {
-    use std::os::fd::AsRawFd as _;
-    use std::os::unix::fs::OpenOptionsExt as _;
-
-    let file = fs::OpenOptions::new()
-        .read(true)
-        .write(true)
-        .custom_flags(libc::O_NONBLOCK)
-        .open("/dev/net/tun")
-        .unwrap();
-    // SAFETY: zeros are a request with an empty name.
-    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-    for (to, from) in request.ifr_name.iter_mut().zip(b"tun0") {
-        *to = libc::c_char::from_ne_bytes([*from]);
-    }
-    request.ifr_ifru.ifru_flags = (libc::IFF_TUN | libc::IFF_NO_PI).try_into().unwrap();
-    // SAFETY: the file is open, and the request is one for this command.
-    let result = unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNSETIFF, &raw mut request) };
-    assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
-    file
 }
 
 /// A pinned guard outlives its process, a successor puts its own in the place, and a cleanup takes

@@ -138,6 +138,7 @@ fn packet_sockets_are_mute() {
 /// In every captured namespace, strict or not: with it, frames would pass the device's guard.
 #[test]
 fn the_option_that_passes_the_guard_is_refused() {
+    const PACKET_TX_RING: i32 = 13;
     const PACKET_LOSS: i32 = 14;
 
     let mut world = World::new();
@@ -146,7 +147,8 @@ fn the_option_that_passes_the_guard_is_refused() {
     let bypass = script(PACKET_QDISC_BYPASS);
     assert_eq!(world.run(&bypass), [Outcome::REFUSED]);
     assert_eq!(events.take().unwrap().reason, "refuse_option");
-    assert_eq!(world.counter("refuse_option"), 1);
+    assert_eq!(world.run(&script(PACKET_TX_RING)), [Outcome::REFUSED]);
+    assert_eq!(world.counter("refuse_option"), 2);
     assert_eq!(world.run(&script(PACKET_LOSS)), [Outcome::Done]);
     let outside = world.place.start_outside(&bypass).outcomes();
     assert_eq!(outside, [Outcome::Done]);

@@ -30,7 +30,7 @@ pub(crate) const WORKLOAD_V6: &str = "2001:db8::2";
 pub(crate) const BEHIND_V4: &str = "198.51.100.2";
 pub(crate) const BEHIND_V6: &str = "2001:db8:1::2";
 
-const ORIGIN_MAC: &str = "02:00:00:00:00:01";
+pub(crate) const ORIGIN_MAC: &str = "02:00:00:00:00:01";
 const WORKLOAD_MAC: &str = "02:00:00:00:00:02";
 
 pub(crate) fn options() -> CaptureOptions {
