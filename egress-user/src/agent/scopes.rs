@@ -104,6 +104,8 @@ struct Served {
     owner: String,
     /// Why it has no guard on its devices was said.
     unguarded: bool,
+    /// That it has more devices than get a guard was said.
+    overgrown: bool,
 }
 
 impl Scopes {
@@ -239,6 +241,7 @@ impl Scopes {
             _serving: serving,
             owner: owner.to_owned(),
             unguarded: false,
+            overgrown: false,
         };
         self.serving.insert(inode, served);
         Ok(())

@@ -27,6 +27,7 @@ impl Scopes {
         let Some(served) = self.serving.get_mut(&inode) else {
             return Ok(());
         };
+        served.overgrown = false;
         match guards.guard(&served.netns, DEVICES) {
             Ok(_) => served.unguarded = false,
             Err(error) if self.options.strict => return Err(error.into()),
@@ -66,7 +67,7 @@ impl Scopes {
                 Err(error)
             }
             Fallback::Pass => {
-                if !std::mem::replace(&mut served.unguarded, true) {
+                if !std::mem::replace(&mut served.overgrown, true) {
                     tracing::warn!(
                         "the newest devices in a network namespace of {} have no guard: {excess}",
                         served.owner
