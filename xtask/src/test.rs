@@ -142,7 +142,8 @@ fn cargo_test(selection: &[String], args: &Args, runner: &Runner, tally: &mut Ta
     if selection.iter().any(|name| name.starts_with(ROOT_PREFIX)) && env::var_os(THREADS).is_none()
     {
         // Half of their time they wait for processes, clocks and the kernel.
-        let threads = 2 * thread::available_parallelism().map_or(1, usize::from);
+        let processors = thread::available_parallelism().map_or(1, usize::from);
+        let threads = processors + processors.div_ceil(2);
         cargo.env(THREADS, threads.to_string());
     }
     let mut child = cargo.spawn().context("cannot run cargo")?;
