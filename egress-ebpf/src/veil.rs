@@ -2,7 +2,7 @@
 //!
 //! It follows each way through a program with all that it knows of values there. A packet is read in
 //! many ways, of which each ends with other constants; known in what follows, they had it followed once
-//! for each: the guard took more instructions to verify than Linux 6.1 allows. Now it is 21,000 there.
+//! for each: the guard took more instructions to verify than Linux 6.1 allows. Now it is 22,000 on Linux 6.18.
 
 use core::mem;
 use egress_common::{Addr, Course, Packet, Port, Sender, Transport};
