@@ -128,8 +128,9 @@ pub(crate) fn judge(
         return Ok(());
     }
     let origin = Origin::of(buffer);
+    let sender = veil.sender(origin.sender());
     let mut sent = Sent {
-        sender: veil.sender(origin.sender()),
+        sender,
         packet,
         cgroup: 0,
         course,
@@ -143,7 +144,7 @@ pub(crate) fn judge(
             return Ok(());
         }
     }
-    let (netns, is_own) = origin.netns(buffer, device);
+    let (netns, is_own) = origin.netns(buffer, sender, device);
     if !veil.flag(is_own) {
         sent.sender = veil.sender(sent.sender.elsewhere());
     }
@@ -180,13 +181,13 @@ pub(crate) fn judge_unread(
     device: impl Fn() -> Option<u64>,
 ) -> Result<(), Bypass> {
     let origin = Origin::of(buffer);
-    let (Some(netns), is_own) = origin.netns(buffer, device) else {
+    let mut sender = origin.sender();
+    let (Some(netns), is_own) = origin.netns(buffer, sender, device) else {
         return Ok(());
     };
-    let sender = match origin.sender() {
-        sender if is_own => sender,
-        sender => sender.elsewhere(),
-    };
+    if !is_own {
+        sender = sender.elsewhere();
+    }
     let cgroup = origin.cgroup(buffer);
     let verdict = match maps::settings() {
         Some(settings) => decide_unread(settings, maps::scope(netns), sender, cgroup, frame),
@@ -245,17 +246,27 @@ impl Origin {
     /// carries keeps the socket that sent it, of whatever namespace, so that a socket's namespace
     /// counts only where it is captured; else the device's does.
     #[inline(always)]
-    fn netns(self, buffer: Buffer, device: impl Fn() -> Option<u64>) -> (Option<u64>, bool) {
+    fn netns(
+        self,
+        buffer: Buffer,
+        sender: Sender,
+        device: impl Fn() -> Option<u64>,
+    ) -> (Option<u64>, bool) {
         let own = match self.unjudged {
             Some(unjudged) => Some(unjudged.netns()),
             None => netns(buffer, self.socket),
         };
-        match own {
-            Some(own) if maps::scope(own).is_some() => (Some(own), true),
-            _ => match device() {
-                Some(device) => (Some(device), own.is_none_or(|own| own == device)),
-                None => (own, true),
-            },
+        // A cookie in place of none: the optimiser leaves that unset, which the verifier minds.
+        let own = own.unwrap_or(NO_NETNS);
+        if own != NO_NETNS && maps::scope(own).is_some() {
+            return (Some(own), true);
+        }
+        match device() {
+            Some(device) => {
+                let is_own = own == NO_NETNS || own == device || is_lent(sender, own);
+                (Some(device), is_own)
+            }
+            None => ((own != NO_NETNS).then_some(own), true),
         }
     }
 
@@ -350,4 +361,23 @@ fn netns(buffer: Buffer, socket: *mut bpf_sock) -> Option<u64> {
     }
     // SAFETY: the loader found that the helper accepts the context of a packet's program.
     Some(unsafe { bpf_get_netns_cookie(buffer.skb.cast()) })
+}
+
+/// Whether a socket of this namespace is one of those that the kernel lends to every namespace for
+/// ICMP: between two packets they are of the first namespace, also where one still waits for the
+/// address of its next hop.
+#[inline(always)]
+fn is_lent(sender: Sender, own: u64) -> bool {
+    sender == Sender::Kernel && first_netns() == Some(own)
+}
+
+/// The namespace that the kernel began with.
+#[inline(always)]
+fn first_netns() -> Option<u64> {
+    if PACKET_NETNS.load() == 0 {
+        return None;
+    }
+    // SAFETY: the helper accepts null where it accepts the context of a packet's program, which the
+    // loader found; it gives the first namespace's then.
+    Some(unsafe { bpf_get_netns_cookie(ptr::null_mut()) })
 }

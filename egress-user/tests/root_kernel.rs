@@ -49,5 +49,7 @@ mod sockets;
 mod steered;
 #[path = "root_kernel/strict.rs"]
 mod strict;
+#[path = "root_kernel/tunnels.rs"]
+mod tunnels;
 #[path = "root_kernel/verifier.rs"]
 mod verifier;

@@ -23,19 +23,21 @@
 
 mod empty;
 
-use std::net::{SocketAddr, TcpListener};
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use egress_lab::{Cgroup, Namespace};
-use egress_user::agent::capture::{Capture, CaptureOptions, Fallback, Scope};
+use egress_user::addr::ClientAddr;
+use egress_user::agent::capture::{Capture, CaptureOptions, Claim, Fallback, Scope};
 use egress_user::netns::{Netns, cookie_of_current, listen_on_loopback};
 use socket2::{Domain, Socket, Type};
 
 /// Connects of one kind in one round.
-const ROUND: usize = 1_000;
+const ROUND: usize = 400;
 /// Rounds of each kind: 100,000 connects in all.
-const ROUNDS: usize = 100;
+const ROUNDS: usize = 250;
 
 /// Room for several rounds, so that no connect waits for the one who accepts.
 const BACKLOG: i32 = 4096;
@@ -67,7 +69,8 @@ fn main() {
     let [_, empty, with] = &cgroups;
     empty::attach(empty.path());
     for address in [CAPTURED, OTHER] {
-        accept_all(namespace.run(|| listen(address.parse().unwrap())).unwrap());
+        let listener = namespace.run(|| listen(address.parse().unwrap())).unwrap();
+        accept_all(listener, |_, _| {});
     }
     let _capture = capture(&namespace, with);
     let home = egress_user::cgroup::Cgroup2::find()
@@ -125,7 +128,11 @@ fn capture(namespace: &Namespace, cgroup: &Cgroup) -> Capture {
     capture.guard_interfaces(&netns).unwrap();
     capture.attach(cgroup.path()).unwrap();
     listeners.v4.set_nonblocking(false).unwrap();
-    accept_all(listeners.v4);
+    let flows = capture.flows();
+    accept_all(listeners.v4, move |socket, client| {
+        let claim = flows.claim(cookie, ClientAddr::new(client), socket);
+        assert!(matches!(claim, Claim::Redirected(_)), "{claim:?}");
+    });
     capture
 }
 
@@ -136,11 +143,13 @@ fn listen(address: SocketAddr) -> TcpListener {
     socket.into()
 }
 
-fn accept_all(listener: TcpListener) {
-    // One that was reset before may be an error.
+/// Accepts, does what an agent does, and says so.
+fn accept_all(listener: TcpListener, agent: impl Fn(&TcpStream, SocketAddr) + Send + 'static) {
     thread::spawn(move || {
         loop {
-            drop(listener.accept());
+            let (mut socket, client) = listener.accept().unwrap();
+            agent(&socket, client);
+            socket.write_all(b"!").unwrap();
         }
     });
 }
@@ -153,9 +162,14 @@ fn connects(address: SocketAddr) -> Vec<Duration> {
         let address = address.into();
         let started = Instant::now();
         socket.connect(&address).unwrap();
-        started.elapsed()
+        (started.elapsed(), socket)
     };
-    (0..ROUND).map(connect).collect()
+    let connected: Vec<_> = (0..ROUND).map(connect).collect();
+    let accepted = connected.into_iter().map(|(time, mut socket)| {
+        socket.read_exact(&mut [0]).unwrap();
+        time
+    });
+    accepted.collect()
 }
 
 fn report(what: &str, times: &mut [Vec<Duration>; KINDS.len()]) {

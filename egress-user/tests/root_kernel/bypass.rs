@@ -136,6 +136,25 @@ fn raw_sockets_do_not_reach_other_ports_where_those_are_refused() {
     }
 }
 
+/// There is no guard here: the programs of the cgroup see what the socket itself wrote.
+#[test]
+fn raw_packets_of_no_version_of_ip_go_with_other_ports() {
+    for fallback in [Fallback::Pass, Fallback::Refuse] {
+        let world = World::with(&options(), |scope| scope.other_ports = fallback);
+        let tap = world.place.origin.tap();
+        for dst in ["192.0.2.1:8080", "[2001:db8::1]:8080"] {
+            let craft = craft(Way::RawUnversioned, dst, Above::Udp, "bypass");
+            let (outcome, arrived) = try_it(&world, &tap, &craft);
+            match fallback {
+                Fallback::Pass => assert_eq!((outcome, arrived), (Outcome::Done, true)),
+                Fallback::Refuse => assert_eq!((outcome, arrived), (Outcome::REFUSED, false)),
+            }
+        }
+        let drops = u64::from(fallback == Fallback::Refuse) * 2;
+        assert_eq!(world.counter("drop_frame"), drops);
+    }
+}
+
 const PINGS: [(&str, i32); 2] = [("192.0.2.1:0", ICMP), ("[2001:db8::1]:0", ICMPV6)];
 
 /// A client that pings, by a socket that may do nothing else.

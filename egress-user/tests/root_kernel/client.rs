@@ -59,6 +59,9 @@ pub(crate) enum Step {
     FastOpen(SocketAddr),
     SendTo(SocketAddr),
     Send,
+    Listen,
+    /// Takes the next connection and sends something there.
+    Answer,
     /// Sends an ICMP echo request with a text in it.
     Ping(SocketAddr, String),
     /// Waits for some bytes.
@@ -297,6 +300,10 @@ fn take(socket: &Socket, step: &Step) -> io::Result<Outcome> {
         }
         Step::Send => {
             socket.send(b"data")?;
+        }
+        Step::Listen => socket.listen(1)?,
+        Step::Answer => {
+            socket.accept()?.0.send(b"data")?;
         }
         Step::Ping(dst, text) => {
             let kind = if dst.is_ipv6() { 128 } else { 8 };

@@ -28,6 +28,8 @@ pub(crate) enum Way {
     Raw,
     /// A raw socket that is given the IP header too.
     RawHeader,
+    /// As above, with a header that is of no version of IP.
+    RawUnversioned,
     /// A packet socket that is given the whole frame, and told the truth about it.
     Frame,
     /// As above, with a VLAN tag, and the kernel is told that it is something else.
@@ -68,6 +70,11 @@ impl Craft {
         match self.way {
             Way::Raw => self.send_raw(i32::from(self.protocol()), &self.above_ip()),
             Way::RawHeader => self.send_raw(libc::IPPROTO_RAW, &self.packet()),
+            Way::RawUnversioned => {
+                let mut packet = self.packet();
+                *packet.first_mut().unwrap() &= 0x0f;
+                self.send_raw(libc::IPPROTO_RAW, &packet)
+            }
             Way::Frame => self.send_frame(&[], self.ether()),
             Way::TaggedFrame => self.send_frame(&[0x81, 0, 0, 5], 0x1234),
         }
@@ -163,8 +170,8 @@ impl Craft {
                 let head = [&[0x45, 0], &len, [0, 7].as_slice(), &fragment].concat();
                 // The kernel fills in whose they are.
                 let source = match self.way {
-                    Way::RawHeader => [0; 4],
-                    _ => [192, 0, 2, 2],
+                    Way::RawHeader | Way::RawUnversioned => [0; 4],
+                    Way::Raw | Way::Frame | Way::TaggedFrame => [192, 0, 2, 2],
                 };
                 let rest = [64, self.protocol(), 0, 0];
                 [

@@ -267,6 +267,22 @@ fn what_the_kernel_itself_sends_leaves() {
     assert_eq!(silent.map(|name| world.counter(name)), [0; 3]);
 }
 
+/// When it leaves at last, the kernel's socket is of another namespace again.
+#[test]
+fn an_answer_of_the_kernel_leaves_that_had_to_ask_for_its_next_hop() {
+    let world = guarded(Fallback::Refuse);
+    for (ours, theirs) in [
+        (WORKLOAD_V4, ORIGIN_V4),
+        (WORKLOAD_V6, crate::world::ORIGIN_V6),
+    ] {
+        let forget = format!("neigh del {theirs} dev eth0\n");
+        world.place.workload.ip(&forget).unwrap();
+        let origin = &world.place.origin.namespace;
+        origin.run(|| echo(ours.parse().unwrap())).unwrap();
+    }
+    assert_eq!(world.counter("drop_socket"), 0);
+}
+
 fn told_of_a_closed_port(closed: SocketAddr) -> io::ErrorKind {
     let any = if closed.is_ipv6() {
         "[::]:0"
