@@ -15,6 +15,7 @@ mod decision;
 mod device;
 mod event;
 mod flow;
+mod kernel;
 pub mod maps;
 mod packet;
 #[cfg(feature = "user")]
@@ -30,6 +31,7 @@ pub use decision::{Attempt, Form, Pass, Protocol, Redirect, Refuse, Verdict, dec
 pub use device::Device;
 pub use event::{Allowance, EVENT_WINDOW_NS, EVENTS_PER_WINDOW, Event, Target};
 pub use flow::{COMM_LEN, Caller, Flow, FlowKey, Redirected};
+pub use kernel::Member;
 pub use packet::{Bytes, Packet, Transport};
 pub use scope::{
     EXEMPT_CGROUPS, Fallback, MAX_PORTS, MAX_PREFIX_PORTS, MAX_RESOLVERS, PrefixAction, PrefixRule,
@@ -37,6 +39,7 @@ pub use scope::{
 };
 pub use sent::{Bypass, Course, Sender, Sent, decide_packet};
 pub use socket::{
-    NewSocket, SetOption, SocketVerdict, Unjudged, decide_option, decide_socket, is_judged,
+    NewSocket, SetOption, SocketVerdict, Unjudged, decide_family, decide_option, decide_socket,
+    is_free_family, is_judged,
 };
 pub use unread::{Unread, decide_unread};

@@ -25,6 +25,8 @@ pub const MPTCP_SOCK: &str = "MPTCP_SOCK";
 /// Name of the constant that tells the programs whether `bpf_get_netns_cookie` can be called for a
 /// packet.
 pub const PACKET_NETNS: &str = "PACKET_NETNS";
+/// Name of the constant that tells the programs where each [`Member`](crate::Member) is.
+pub const MEMBERS: &str = "MEMBERS";
 
 /// Captured namespaces at once: several times the pods that a node can run.
 pub const SCOPES_LEN: usize = 16 * 1024;

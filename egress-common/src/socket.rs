@@ -63,6 +63,42 @@ pub fn decide_socket(
     }
 }
 
+/// Whether everybody may make a socket of this family (`AF_`), captured or not: nothing leaves by it
+/// that is not judged. Of IP, [`decide_socket`] says which. There are others for frames
+/// (`AF_PACKET`, `AF_XDP`), for what a virtual machine is on (`AF_VSOCK`), and with a transport of
+/// their own (`AF_TIPC`, `AF_RDS`, `AF_SMC`, `AF_RXRPC`).
+#[inline(always)]
+pub const fn is_free_family(family: i32) -> bool {
+    const AF_UNIX: i32 = 1;
+    const AF_INET: i32 = 2;
+    const AF_INET6: i32 = 10;
+    const AF_NETLINK: i32 = 16;
+    /// The kernel's cryptography.
+    const AF_ALG: i32 = 38;
+
+    matches!(family, AF_UNIX | AF_INET | AF_INET6 | AF_NETLINK | AF_ALG)
+}
+
+/// Whether a socket of a family that not [everybody](is_free_family) may make can be made in the
+/// namespace with this scope: not in a strict one; where other ports are refused, a packet socket
+/// alone, which guards hold; and in one that is not captured as its connections are.
+#[inline(always)]
+pub fn decide_family(
+    settings: &Settings,
+    scope: Option<&ScopeConfig>,
+    cgroup: u64,
+    family: i32,
+) -> bool {
+    const AF_PACKET: i32 = 17;
+
+    let passes = match scope {
+        Some(scope) if scope.strict() => false,
+        Some(scope) => family == AF_PACKET || scope.other_ports() == Fallback::Pass,
+        None => settings.unregistered() == Fallback::Pass,
+    };
+    passes || settings.exempts(cgroup)
+}
+
 /// A socket option that is set.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct SetOption {
@@ -225,6 +261,35 @@ mod tests {
         }
         for socket in &ANY[6..] {
             assert_eq!(decide(Some(true), 1, *socket), SocketVerdict::Refuse);
+        }
+    }
+
+    #[test]
+    fn other_families_go_with_other_ports() {
+        const PACKET: i32 = 17;
+        const VSOCK: i32 = 40;
+
+        let scope = |strict, other_ports| {
+            ScopeConfig::new(Port::from_host(1), Port::NONE)
+                .with_strict(strict)
+                .with_other_ports(other_ports)
+        };
+        for fallback in [Fallback::Refuse, Fallback::Pass] {
+            let settings = Settings::new([7, 0, 0, 0], fallback);
+            let passes = fallback == Fallback::Pass;
+            for (scope, vsock, packet) in [
+                (Some(scope(true, fallback)), false, false),
+                (Some(scope(false, fallback)), passes, true),
+                (None, passes, passes),
+            ] {
+                let may = |cgroup, family| decide_family(&settings, scope.as_ref(), cgroup, family);
+                assert_eq!((may(1, VSOCK), may(1, PACKET)), (vsock, packet));
+                assert!(may(7, VSOCK) && may(7, PACKET), "exempt");
+            }
+        }
+        for family in -1..60 {
+            let free = matches!(family, 1 | 2 | 10 | 16 | 38);
+            assert_eq!(is_free_family(family), free, "{family}");
         }
     }
 

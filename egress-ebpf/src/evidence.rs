@@ -1,10 +1,13 @@
 //! Tells the agent of refusals. The counters count each of them, this tells some of each cgroup
 //! and namespace.
 
-use aya_ebpf::bindings::BPF_ANY;
-use egress_common::{Allowance, Caller, Counter, Event, Target};
+use aya_ebpf::{bindings::BPF_ANY, helpers::generated::bpf_ktime_get_ns};
+use egress_common::{Addr, Allowance, Caller, Counter, Event, Port, Target};
 
-use crate::maps::{ALLOWANCES, EVENTS, count};
+use crate::{
+    DENY,
+    maps::{ALLOWANCES, EVENTS, count},
+};
 
 /// Tells, unless the caller's cgroup, or for want of one its namespace, has told enough lately, that `reason` met the caller's
 /// `target` at `now`.
@@ -20,6 +23,21 @@ pub(crate) fn tell(reason: Counter, target: Target, caller: Caller, netns: u64, 
         }
         None => count(Counter::EventLost),
     }
+}
+
+/// Refuses a socket of this protocol, or an option of one, to the caller: counts it and tells of it.
+#[inline(always)]
+pub(crate) fn refuse(reason: Counter, protocol: u16, caller: Caller, netns: u64) -> i32 {
+    count(reason);
+    let target = Target {
+        protocol,
+        dst: Addr::UNSPECIFIED,
+        port: Port::NONE,
+    };
+    // SAFETY: the helper takes nothing and only reads the clock.
+    let now = unsafe { bpf_ktime_get_ns() };
+    tell(reason, target, caller, netns, now);
+    DENY
 }
 
 /// How many events were withheld before this one, if this one may be told.

@@ -15,6 +15,7 @@ mod judge;
 mod maps;
 mod packet;
 mod peername;
+mod security;
 mod sendmsg;
 mod setsockopt;
 mod sockaddr;
@@ -23,9 +24,12 @@ mod veil;
 
 use aya_ebpf::{
     bindings::BPF_SOCK_OPS_TCP_CONNECT_CB,
-    macros::{cgroup_skb, cgroup_sock, cgroup_sock_addr, cgroup_sockopt, classifier, sock_ops},
+    macros::{
+        cgroup_skb, cgroup_sock, cgroup_sock_addr, cgroup_sockopt, classifier, lsm_cgroup, sock_ops,
+    },
     programs::{
-        SkBuffContext, SockAddrContext, SockContext, SockOpsContext, SockoptContext, TcContext,
+        LsmContext, SkBuffContext, SockAddrContext, SockContext, SockOpsContext, SockoptContext,
+        TcContext,
     },
 };
 use sockaddr::{V4, V6};
@@ -81,6 +85,18 @@ fn egress_socket(ctx: SockContext) -> i32 {
 #[cgroup_sockopt(setsockopt)]
 fn egress_setsockopt(ctx: SockoptContext) -> i32 {
     setsockopt::setsockopt(&ctx)
+}
+
+/// A socket is made, of any family.
+#[lsm_cgroup(hook = "socket_create")]
+fn egress_family(ctx: LsmContext) -> i32 {
+    security::create(&ctx)
+}
+
+/// A socket option is set, of any family and by any system call.
+#[lsm_cgroup(hook = "socket_setsockopt")]
+fn egress_option(ctx: LsmContext) -> i32 {
+    security::setsockopt(&ctx)
 }
 
 /// A packet leaves by a socket of the internet families.

@@ -27,7 +27,7 @@ const AF_INET6: u32 = 10;
 /// Index of the loopback device, in every namespace.
 pub(crate) const LOOPBACK: u32 = 1;
 /// No namespace's cookie.
-const NO_NETNS: u64 = 0;
+pub(crate) const NO_NETNS: u64 = 0;
 
 /// A packet that leaves by a socket; its bytes begin with the IP header.
 #[inline(always)]
@@ -144,8 +144,8 @@ pub(crate) fn judge(
             return Ok(());
         }
     }
-    let (netns, is_own) = origin.netns(buffer, sender, device);
-    if !veil.flag(is_own) {
+    let (netns, is_own) = origin.netns(buffer, device);
+    if !veil.flag(is_own || sent.continues() && origin.is_lent(buffer, sender)) {
         sent.sender = veil.sender(sent.sender.elsewhere());
     }
     if sent.continues() {
@@ -181,13 +181,13 @@ pub(crate) fn judge_unread(
     device: impl Fn() -> Option<u64>,
 ) -> Result<(), Bypass> {
     let origin = Origin::of(buffer);
-    let mut sender = origin.sender();
-    let (Some(netns), is_own) = origin.netns(buffer, sender, device) else {
+    let (Some(netns), is_own) = origin.netns(buffer, device) else {
         return Ok(());
     };
-    if !is_own {
-        sender = sender.elsewhere();
-    }
+    let sender = match origin.sender() {
+        sender if is_own => sender,
+        sender => sender.elsewhere(),
+    };
     let cgroup = origin.cgroup(buffer);
     let verdict = match maps::settings() {
         Some(settings) => decide_unread(settings, maps::scope(netns), sender, cgroup, frame),
@@ -246,12 +246,7 @@ impl Origin {
     /// carries keeps the socket that sent it, of whatever namespace, so that a socket's namespace
     /// counts only where it is captured; else the device's does.
     #[inline(always)]
-    fn netns(
-        self,
-        buffer: Buffer,
-        sender: Sender,
-        device: impl Fn() -> Option<u64>,
-    ) -> (Option<u64>, bool) {
+    fn netns(self, buffer: Buffer, device: impl Fn() -> Option<u64>) -> (Option<u64>, bool) {
         let own = match self.unjudged {
             Some(unjudged) => Some(unjudged.netns()),
             None => netns(buffer, self.socket),
@@ -262,12 +257,18 @@ impl Origin {
             return (Some(own), true);
         }
         match device() {
-            Some(device) => {
-                let is_own = own == NO_NETNS || own == device || is_lent(sender, own);
-                (Some(device), is_own)
-            }
+            Some(device) => (Some(device), own == NO_NETNS || own == device),
             None => ((own != NO_NETNS).then_some(own), true),
         }
+    }
+
+    /// Whether the socket may be one of those that the kernel lends to every namespace for ICMP: between
+    /// two packets they are of the first namespace, also where one still waits for the address of its
+    /// next hop. Those of processes there look the same.
+    #[inline(always)]
+    fn is_lent(self, buffer: Buffer, sender: Sender) -> bool {
+        let own = netns(buffer, self.socket).unwrap_or(NO_NETNS);
+        sender == Sender::Kernel && own != NO_NETNS && Some(own) == first_netns()
     }
 
     /// Id of the cgroup of the packet's socket, 0 if it has none.
@@ -361,14 +362,6 @@ fn netns(buffer: Buffer, socket: *mut bpf_sock) -> Option<u64> {
     }
     // SAFETY: the loader found that the helper accepts the context of a packet's program.
     Some(unsafe { bpf_get_netns_cookie(buffer.skb.cast()) })
-}
-
-/// Whether a socket of this namespace is one of those that the kernel lends to every namespace for
-/// ICMP: between two packets they are of the first namespace, also where one still waits for the
-/// address of its next hop.
-#[inline(always)]
-fn is_lent(sender: Sender, own: u64) -> bool {
-    sender == Sender::Kernel && first_netns() == Some(own)
 }
 
 /// The namespace that the kernel began with.

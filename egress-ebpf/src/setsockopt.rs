@@ -3,16 +3,13 @@
 use aya_ebpf::{
     EbpfContext as _,
     helpers::generated::{
-        bpf_get_current_cgroup_id, bpf_get_current_uid_gid, bpf_get_netns_cookie, bpf_ktime_get_ns,
+        bpf_get_current_cgroup_id, bpf_get_current_uid_gid, bpf_get_netns_cookie,
     },
     programs::SockoptContext,
 };
-use egress_common::{Addr, COMM_LEN, Caller, Counter, Port, SetOption, Target, decide_option};
+use egress_common::{COMM_LEN, Caller, Counter, SetOption, decide_option};
 
-use crate::{
-    ALLOW, DENY, evidence,
-    maps::{self, count},
-};
+use crate::{ALLOW, evidence, maps};
 
 #[inline(always)]
 pub(crate) fn setsockopt(ctx: &SockoptContext) -> i32 {
@@ -44,7 +41,6 @@ pub(crate) fn setsockopt(ctx: &SockoptContext) -> i32 {
 
 #[inline(always)]
 fn refuse(cgroup: u64, netns: u64) -> i32 {
-    count(Counter::RefuseOption);
     // SAFETY: the helper takes nothing and only reads the current task.
     let user_and_group = unsafe { bpf_get_current_uid_gid() };
     #[expect(
@@ -59,13 +55,5 @@ fn refuse(cgroup: u64, netns: u64) -> i32 {
         uid,
         comm: [0; COMM_LEN],
     };
-    let target = Target {
-        protocol: 0,
-        dst: Addr::UNSPECIFIED,
-        port: Port::NONE,
-    };
-    // SAFETY: the helper takes nothing and only reads the clock.
-    let now = unsafe { bpf_ktime_get_ns() };
-    evidence::tell(Counter::RefuseOption, target, caller, netns, now);
-    DENY
+    evidence::refuse(Counter::RefuseOption, 0, caller, netns)
 }

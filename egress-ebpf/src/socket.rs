@@ -4,21 +4,17 @@
 use aya_ebpf::{
     EbpfContext as _,
     bindings::BPF_SK_STORAGE_GET_F_CREATE,
-    helpers::generated::{
-        bpf_get_current_cgroup_id, bpf_get_netns_cookie, bpf_ktime_get_ns, bpf_sk_storage_get,
-    },
+    helpers::generated::{bpf_get_current_cgroup_id, bpf_get_netns_cookie, bpf_sk_storage_get},
     programs::SockContext,
 };
 use core::{ffi::c_void, ptr};
-use egress_common::{
-    Addr, Counter, NewSocket, Port, SocketVerdict, Target, Unjudged, decide_socket, is_judged,
-};
+use egress_common::{Counter, NewSocket, SocketVerdict, Unjudged, decide_socket, is_judged};
 
 use crate::{
-    ALLOW, DENY,
+    ALLOW,
     caller::caller,
     evidence,
-    maps::{self, UNJUDGED, count},
+    maps::{self, UNJUDGED},
 };
 
 #[inline(always)]
@@ -36,34 +32,26 @@ pub(crate) fn create(ctx: &SockContext) -> i32 {
     // SAFETY: the helper accepts the context of a socket program.
     let netns = unsafe { bpf_get_netns_cookie(ctx.as_ptr()) };
     let Some(settings) = maps::settings() else {
-        return refuse(ctx, &socket, netns, Counter::RefuseSettings);
+        return refuse(ctx, Counter::RefuseSettings, protocol, netns);
     };
     match decide_socket(settings, maps::scope(netns), &socket) {
         SocketVerdict::Make => ALLOW,
         SocketVerdict::Remember => match remember(ctx, &socket, netns) {
             Some(()) => ALLOW,
-            None => refuse(ctx, &socket, netns, Counter::RefuseStorage),
+            None => refuse(ctx, Counter::RefuseStorage, protocol, netns),
         },
-        SocketVerdict::Refuse => refuse(ctx, &socket, netns, Counter::RefuseSocket),
+        SocketVerdict::Refuse => refuse(ctx, Counter::RefuseSocket, protocol, netns),
     }
 }
 
 #[inline(always)]
-fn refuse(ctx: &SockContext, socket: &NewSocket, netns: u64, reason: Counter) -> i32 {
-    count(reason);
-    let target = Target {
-        #[expect(
-            clippy::cast_possible_truncation,
-            reason = "the largest protocol number is 262"
-        )]
-        protocol: socket.protocol as u16,
-        dst: Addr::UNSPECIFIED,
-        port: Port::NONE,
-    };
-    // SAFETY: the helper takes nothing and only reads the clock.
-    let now = unsafe { bpf_ktime_get_ns() };
-    evidence::tell(reason, target, caller(ctx), netns, now);
-    DENY
+fn refuse(ctx: &SockContext, reason: Counter, protocol: u32, netns: u64) -> i32 {
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "the largest protocol number is 262"
+    )]
+    let protocol = protocol as u16;
+    evidence::refuse(reason, protocol, caller(ctx), netns)
 }
 
 /// The socket's kind and protocol.

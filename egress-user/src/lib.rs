@@ -10,6 +10,7 @@ pub mod admin;
 pub mod agent;
 pub mod cgroup;
 pub mod cli;
+pub mod compat;
 pub mod config;
 pub mod connection_id;
 pub mod descriptors;

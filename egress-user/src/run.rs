@@ -86,6 +86,8 @@ pub fn run(options: RunOptions) -> anyhow::Result<u8> {
         heartbeat: None,
         resolvers: resolvers::of_the_system()?,
         pins: None,
+        // No device of the machine's own namespace has a guard that they would lead past.
+        security_hooks: false,
         log: options.verbose,
     })?;
     let cgroup2 = Cgroup2::find()?;

@@ -25,7 +25,7 @@ use crate::netns::Netns;
 pub use attempt::run as attempt;
 pub use report::{Format, Report};
 
-use attempt::Attempt;
+use attempt::{Attempt, Queue};
 use canary::Canary;
 use checks::{Check, Findings};
 use child::{Child, Order, Outcome};
@@ -170,7 +170,7 @@ fn settle(place: &mut Place, time: Duration) -> anyhow::Result<()> {
     let deadline = Instant::now() + time;
     while Instant::now() < deadline {
         let (_, connected) = place.make(&Attempt::control())?;
-        let (_, framed) = place.make(&Attempt::Frame { queued: true })?;
+        let (_, framed) = place.make(&Attempt::Frame(Queue::By))?;
         if connected.is_empty() && framed.is_empty() {
             break;
         }

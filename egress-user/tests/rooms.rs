@@ -165,6 +165,10 @@ const ROOMS: &[Rule] = &[
         only: &["admin", "cli"],
     },
     Rule {
+        name: "crate::compat",
+        only: &["compat", "selftest"],
+    },
+    Rule {
         name: "crate::cgroup",
         only: &["cgroup", "agent", "cli/agent", "run", "selftest"],
     },

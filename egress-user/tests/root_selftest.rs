@@ -41,11 +41,50 @@ fn with_verdict(report: &Value, verdict: &str) -> Vec<String> {
 fn the_programs_of_this_binary_pass() {
     let output = selftest(&[]);
     let table = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success(), "{output:?}");
+    let leaks: Vec<&str> = table.lines().filter(|line| is_leak(line)).collect();
+    // What this kernel does not ask about, as the table says then.
+    let unasked = leaks.len() == 1 && !asks_at_security_hooks();
+    if unasked {
+        assert!(leaks[0].contains(BY_32_BITS), "{table}");
+        assert!(
+            table.contains("started with `bpf` among its security modules"),
+            "{table}"
+        );
+    }
+    assert_eq!(output.status.code(), Some(unasked.into()), "{output:?}");
     assert!(table.contains("pass  A3   io_uring "), "{table}");
-    assert!(table.contains(" passed, 0 failed, "), "{table}");
+    let failed = if unasked {
+        " passed, 1 failed, "
+    } else {
+        " passed, 0 failed, "
+    };
+    assert!(table.contains(failed), "{table}");
     let checks = table.lines().filter(|line| line.starts_with("pass  A"));
     assert!(checks.count() >= 35, "{table}");
+}
+
+/// What only a kernel holds that asks at its security hooks.
+const BY_32_BITS: &str = "packet socket past it, 32 bits";
+
+fn is_leak(line: &str) -> bool {
+    line.starts_with("LEAK") || line.starts_with("FAIL")
+}
+
+fn asks_at_security_hooks() -> bool {
+    let capture = Capture::load(&options()).unwrap();
+    capture.security_hooks().is_ok()
+}
+
+fn options() -> CaptureOptions {
+    CaptureOptions {
+        unregistered: Fallback::Pass,
+        exempt_cgroup: None,
+        resolvers: Vec::new(),
+        heartbeat: None,
+        pins: None,
+        security_hooks: true,
+        log: false,
+    }
 }
 
 /// A captured place, as an agent makes it, but for what is left out.
@@ -63,15 +102,7 @@ impl Weakened {
         let netns = Netns::at(namespace.path()).unwrap();
         let listeners = netns.on_thread(|| listen_on_loopback(16)).unwrap().unwrap();
         let cgroup = Cgroup::new().unwrap();
-        let mut capture = Capture::load(&CaptureOptions {
-            unregistered: Fallback::Pass,
-            exempt_cgroup: None,
-            resolvers: Vec::new(),
-            heartbeat: None,
-            pins: None,
-            log: false,
-        })
-        .unwrap();
+        let mut capture = Capture::load(&options()).unwrap();
         make(&mut capture, &netns);
         capture.attach(cgroup.path()).unwrap();
         Weakened {
@@ -153,6 +184,9 @@ fn a_device_without_a_guard_leaks_frames() {
     assert_eq!(code, Some(1), "{report:#}");
     let mut leaks = with_verdict(&report, "leak");
     leaks.sort_unstable();
+    let by_32_bits = format!("A8 {BY_32_BITS}");
+    if place.capture.security_hooks().is_err() {
+        leaks.retain(|leak| *leak != by_32_bits);
+    }
     assert_eq!(leaks, ["A12 a socket from outside", "A8 packet socket"]);
-    drop(place.capture);
 }

@@ -1,8 +1,11 @@
 //! `cargo xtask fuzz`: throws bytes at everything that reads a peer's.
 
 use std::fs;
+use std::num::NonZero;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail};
@@ -53,7 +56,7 @@ impl Args {
     }
 }
 
-/// Builds the targets and runs them one after the other.
+/// Builds the targets and runs as many at once as there are processors.
 ///
 /// # Errors
 ///
@@ -61,12 +64,34 @@ impl Args {
 pub(crate) fn run(args: &Args) -> Result<()> {
     let directory = build()?;
     let wanted = |name: &str| args.targets.is_empty() || args.targets.iter().any(|t| t == name);
-    for (name, seeds) in TARGETS.into_iter().filter(|(name, _)| wanted(name)) {
-        let started = Instant::now();
-        fuzz(&directory.join(name), name, seeds, args.seconds)?;
-        println!("{name:<14} ok, {:.0} s", started.elapsed().as_secs_f64());
+    let targets = TARGETS.into_iter().filter(|(name, _)| wanted(name));
+    let left = Mutex::new(targets);
+    let take = || locked(&left).next();
+    let broken = Mutex::new(Vec::new());
+    let work = || {
+        while let Some((name, seeds)) = take() {
+            let started = Instant::now();
+            match fuzz(&directory.join(name), name, seeds, args.seconds) {
+                Ok(()) => println!("{name:<14} ok, {:.0} s", started.elapsed().as_secs_f64()),
+                Err(error) => locked(&broken).push(format!("{error:#}")),
+            }
+        }
+    };
+    let processors = thread::available_parallelism().map_or(1, NonZero::get);
+    thread::scope(|scope| {
+        for _ in 0..processors {
+            scope.spawn(work);
+        }
+    });
+    let broken = locked(&broken);
+    if !broken.is_empty() {
+        bail!("{}", broken.join("\n"));
     }
     Ok(())
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Gives the directory with the programs.

@@ -1,6 +1,6 @@
 //! `cargo xtask kernel-test`: the kernel tests on other kernels than this machine's.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Stdio;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -29,6 +29,7 @@ const LIMIT: u64 = 900;
 #[command(after_help = "Examples:
   cargo xtask kernel-test                  6.1 and 6.12
   cargo xtask kernel-test --kernel 6.1     one of them
+  cargo xtask kernel-test strict guard     only tests with one of these in their names
   cargo xtask kernel-test --kernel host    the machine's own, as root")]
 pub(crate) struct Args {
     /// The kernels to test on; may be given more than once.
@@ -37,6 +38,18 @@ pub(crate) struct Args {
     /// Seconds after which a kernel has failed.
     #[arg(long, default_value_t = LIMIT)]
     limit: u64,
+    /// Run only tests whose names contain one of these.
+    #[arg(value_parser = part_of_a_name)]
+    tests: Vec<String>,
+}
+
+/// What may stand in the name of a test, and needs no quotes in a guest's shell.
+fn part_of_a_name(text: &str) -> Result<String, String> {
+    let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | ':');
+    match text.chars().all(fits) {
+        true => Ok(text.to_owned()),
+        false => Err("names of tests have letters, digits, `_` and `:`".to_owned()),
+    }
 }
 
 impl Default for Args {
@@ -44,8 +57,16 @@ impl Default for Args {
         Self {
             kernels: vec![Kernel::V6_1, Kernel::V6_12],
             limit: LIMIT,
+            tests: Vec::new(),
         }
     }
+}
+
+/// What is run.
+struct Tests {
+    binary: PathBuf,
+    /// Parts of the names of those that are run; of all when empty.
+    names: Vec<String>,
 }
 
 /// A kernel that the programs are tested on.
@@ -74,7 +95,10 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     }
     sweep::on_signals()?;
     build_ebpf::build()?;
-    let tests = test_binary()?;
+    let tests = Tests {
+        binary: test_binary()?,
+        names: args.tests.clone(),
+    };
     let limit = Duration::from_secs(args.limit);
     let results: Vec<_> = thread::scope(|scope| {
         let start = |kernel: &Kernel| {
@@ -119,7 +143,7 @@ pub(crate) fn impossible() -> Option<&'static str> {
 
 impl Kernel {
     /// Whether the tests pass, and the line that says so.
-    fn test(self, tests: &Path, limit: Duration) -> (bool, String) {
+    fn test(self, tests: &Tests, limit: Duration) -> (bool, String) {
         let name = self.name();
         let started = Instant::now();
         let reading = match self {

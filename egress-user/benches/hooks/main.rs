@@ -114,6 +114,7 @@ fn capture(namespace: &Namespace, cgroup: &Cgroup) -> Capture {
         resolvers: Vec::new(),
         heartbeat: None,
         pins: None,
+        security_hooks: false,
         log: false,
     })
     .unwrap_or_else(|error| panic!("{error}"));

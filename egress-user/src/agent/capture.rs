@@ -12,6 +12,7 @@ mod features;
 mod flows;
 mod guard;
 mod heartbeat;
+mod kernel_types;
 mod link;
 mod memory;
 mod pins;
@@ -46,6 +47,7 @@ pub use heartbeat::Heartbeat;
 pub use pins::{check_pins, cleanup};
 
 use cgroups::Captured;
+use kernel_types::Members;
 use link::Link;
 
 use crate::addr::OriginalDst;
@@ -68,6 +70,9 @@ pub struct CaptureOptions {
     /// Where an earlier process [pinned](Capture::pin) what its programs remember of sockets, and
     /// this one will. Sockets outlive processes: without, those of before are forgotten.
     pub pins: Option<PathBuf>,
+    /// Whether the kernel is to ask the programs at its security hooks too, where it
+    /// [does](Capture::security_hooks).
+    pub security_hooks: bool,
     /// Whether the programs log what they redirect and refuse; it costs some time on each.
     pub log: bool,
 }
@@ -85,10 +90,10 @@ pub struct Scope {
     /// What becomes of TCP and UDP to other ports, and of other protocols. Where they are refused,
     /// names can still be resolved at [`CaptureOptions::resolvers`].
     pub other_ports: Fallback,
-    /// Whether sockets whose packets nothing redirects are not even made: raw ones, and those of
-    /// other protocols than TCP, UDP and ping. Packet sockets can be made, since the kernel asks no
-    /// program of a cgroup about them; what they send ends at the guard of the
-    /// [interfaces](Capture::guard_interfaces).
+    /// Whether sockets whose packets nothing redirects are not even made: raw ones, those of
+    /// other protocols than TCP, UDP and ping, and those of other families than Unix, IP, netlink
+    /// and the kernel's cryptography. Not every kernel [asks](Capture::security_hooks) about these; what packet sockets send ends at
+    /// the guard of the [interfaces](Capture::guard_interfaces).
     pub strict: bool,
 }
 
@@ -109,6 +114,8 @@ pub struct Capture {
     guards: Guards,
     settings: Settings,
     heartbeat: Heartbeat,
+    /// Why the kernel does not ask at its security hooks, if it does not.
+    security: Result<(), String>,
 }
 
 impl Capture {
@@ -127,10 +134,19 @@ impl Capture {
 
         // Where packets tell their namespace, there is tcx too.
         let tcx = features::packet_netns();
-        let mut ebpf = load_object(options, tcx)?;
+        let hooks = match options.security_hooks {
+            true => features::security_hooks(),
+            false => Err("nobody wants them".to_owned()),
+        };
+        let members = hooks.as_ref().map(|hooks| hooks.members);
+        let mut ebpf = load_object(options, tcx, members.unwrap_or_default())?;
         let settings = settings(options)?;
         let limit = options.heartbeat.unwrap_or_default();
         write_settings(&mut ebpf, heartbeat::beating(settings, limit))?;
+        let security = match hooks {
+            Ok(hooks) => programs::load_security(&mut ebpf, &hooks)?,
+            Err(why) => Err(why),
+        };
         programs::load(&mut ebpf)?;
         Ok(Capture {
             scopes: take(&mut ebpf, maps::SCOPES)?,
@@ -141,6 +157,7 @@ impl Capture {
             guards: Guards::new(take(&mut ebpf, maps::DEVICES)?, tcx),
             settings,
             heartbeat: Heartbeat::new(take(&mut ebpf, maps::SETTINGS)?, settings, limit),
+            security,
             links: Vec::new(),
             cgroups: Vec::new(),
             pinned: None,
@@ -161,6 +178,20 @@ impl Capture {
         self.scopes
             .insert(netns.get(), config, 0)
             .map_err(error::write(maps::SCOPES))
+    }
+
+    /// Whether the kernel asks the programs at its security hooks: about sockets of every family, and
+    /// about options however they are set. Where it does not, a strict scope makes
+    /// [packet sockets](Scope::strict), and 32-bit system calls set any option.
+    ///
+    /// # Errors
+    /// Says why it does not.
+    pub fn security_hooks(&self) -> Result<(), &str> {
+        match &self.security {
+            Ok(()) if !programs::has_security(&self.ebpf) => Err("the hooks cannot call programs"),
+            Ok(()) => Ok(()),
+            Err(why) => Err(why),
+        }
     }
 
     /// A handle by which this process says that it lives.
@@ -304,7 +335,11 @@ impl Capture {
     }
 }
 
-fn load_object(options: &CaptureOptions, packet_netns: bool) -> Result<Ebpf, CaptureError> {
+fn load_object(
+    options: &CaptureOptions,
+    packet_netns: bool,
+    members: Members,
+) -> Result<Ebpf, CaptureError> {
     let log_level = if options.log { Level::Debug as u8 } else { 0 };
     let mptcp_sock = u8::from(features::mptcp_sock());
     let packet_netns = u8::from(packet_netns);
@@ -312,7 +347,8 @@ fn load_object(options: &CaptureOptions, packet_netns: bool) -> Result<Ebpf, Cap
     loader
         .override_global(aya_log::LEVEL, &log_level, true)
         .override_global(maps::MPTCP_SOCK, &mptcp_sock, true)
-        .override_global(maps::PACKET_NETNS, &packet_netns, true);
+        .override_global(maps::PACKET_NETNS, &packet_netns, true)
+        .override_global(maps::MEMBERS, &members, true);
     if let Some(dir) = &options.pins {
         memory::inherit(&mut loader, dir);
     }

@@ -97,8 +97,16 @@ fn load(config: &CaptureConfig, cgroups: &Cgroup2, verbose: bool) -> anyhow::Res
         resolvers,
         heartbeat: Some(config.heartbeat),
         pins: config.pin.clone(),
+        security_hooks: true,
         log: verbose,
     })?;
+    match capture.security_hooks() {
+        Err(why) if config.strict => {
+            tracing::warn!(why, "strict: packet sockets can be made all the same");
+        }
+        Err(why) => tracing::info!(why, "nothing is asked at the kernel's security hooks"),
+        Ok(()) => {}
+    }
     if verbose {
         capture.start_log()?;
     }

@@ -16,6 +16,7 @@ use socket2::{Domain, SockAddr, SockAddrStorage, Socket, Type};
 use super::canary::{OWN_V4, V4, V6};
 use super::child::{Order, Outcome, READY};
 use super::{packet, tun};
+use crate::compat;
 
 mod astray;
 mod ring;
@@ -50,6 +51,16 @@ pub(super) enum Form {
     V6,
     /// IPv4 through an IPv6 socket.
     Mapped,
+}
+
+/// Whether a packet socket's frame goes by the device's queue, at which guards are.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(super) enum Queue {
+    By,
+    /// It is told to go past it.
+    Past,
+    /// As above, by a system call of a 32-bit program.
+    PastBy32Bits,
 }
 
 /// One way to get something to the canary.
@@ -94,10 +105,8 @@ pub(super) enum Attempt {
     RawHeader {
         tcp: bool,
     },
-    /// A packet socket sends a frame; or is to send it past the device's queue.
-    Frame {
-        queued: bool,
-    },
+    /// A packet socket sends a frame.
+    Frame(Queue),
     /// Connects to the agent's own listener.
     Listener(u16),
     /// Does nothing; it is there to be found.
@@ -186,7 +195,7 @@ fn make_attempt(attempt: &Attempt) -> Result<(), Outcome> {
         | Attempt::NewNamespace => connect(&odd_one(attempt)?, dst),
         Attempt::Raw(form) => send_raw(*form, libc::IPPROTO_TCP, &packet::syn(CAPTURED)),
         Attempt::RawHeader { tcp } => send_raw(Form::V4, libc::IPPROTO_RAW, &whole_packet(*tcp)),
-        Attempt::Frame { queued } => send_frame(*queued),
+        Attempt::Frame(queue) => send_frame(*queue),
         Attempt::Listener(port) => listen_to_listener(&tcp()?, *port),
         // These were made by their process.
         Attempt::Wait | Attempt::MadeBefore | Attempt::Inherited | Attempt::Forked => Ok(()),
@@ -323,18 +332,23 @@ fn whole_packet(tcp: bool) -> Vec<u8> {
     }
 }
 
-fn send_frame(queued: bool) -> Result<(), Outcome> {
+fn send_frame(queue: Queue) -> Result<(), Outcome> {
     const SOL_PACKET: i32 = 263;
     const PACKET_QDISC_BYPASS: i32 = 20;
 
     let socket = Socket::new(Domain::PACKET, Type::from(libc::SOCK_RAW), None).map_err(failed)?;
-    if !queued {
-        set(
-            &socket,
-            SOL_PACKET,
-            PACKET_QDISC_BYPASS,
-            &1_i32.to_ne_bytes(),
-        )?;
+    let on = 1_i32.to_ne_bytes();
+    match queue {
+        Queue::By => {}
+        Queue::Past => set(&socket, SOL_PACKET, PACKET_QDISC_BYPASS, &on)?,
+        Queue::PastBy32Bits => {
+            compat::set_option(socket.as_fd(), SOL_PACKET, PACKET_QDISC_BYPASS).map_err(
+                |error| match error.raw_os_error() {
+                    Some(libc::ENOSYS) => Outcome::Unsupported,
+                    _ => failed(error),
+                },
+            )?;
+        }
     }
     let to = link_address(&socket).map_err(failed)?;
     let sent = socket.send_to(&whole_packet(true), &to);

@@ -8,7 +8,7 @@ use std::process::Stdio;
 use socket2::{Domain, Socket, Type};
 
 use super::Place;
-use super::attempt::{Attempt, CAPTURED, Form, Transport};
+use super::attempt::{Attempt, CAPTURED, Form, Queue, Transport};
 use super::canary::{V4, V6};
 use super::child::{Child, Order, Outcome};
 use super::own::{Arrival, Own};
@@ -18,6 +18,11 @@ use crate::netns::Netns;
 
 /// A port that nobody captures.
 const OTHER: u16 = 8443;
+
+/// Where the kernel asks no program about an option.
+const NO_HOOKS: &str = "this kernel asks no program about options that are set by 32-bit system calls. Linux 6.0 \
+                        or newer does, started with `bpf` among its security modules (`lsm=`, see \
+                        /sys/kernel/security/lsm); without, take NET_RAW from the workload's capabilities";
 
 /// What the product owes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -42,6 +47,8 @@ pub(super) struct Check {
     owed: Owed,
     /// A cgroup below the captured one to try it in.
     below: &'static str,
+    /// The way out when it leaks, where there is one.
+    hint: &'static str,
 }
 
 impl Check {
@@ -52,6 +59,7 @@ impl Check {
             attempt,
             owed,
             below: "",
+            hint: "",
         }
     }
 
@@ -143,14 +151,17 @@ fn refused() -> Vec<Check> {
     let other = Attempt::Connect(Transport::Tcp, Form::V4, OTHER);
     let datagram = Attempt::SendTo(Transport::Udp, Form::V4, OTHER);
     let lite = Attempt::SendTo(Transport::UdpLite, Form::V4, CAPTURED);
-    let past = Attempt::Frame { queued: false };
     let bound = Attempt::ByDevice { bound: true };
     let what = "UDP to loopback, bound to a device";
     checks.push(Check::new("A5", what, bound, Owed::Refusal));
     checks.extend([
         Check::new("A6", "TCP, another port", other, Owed::Refusal),
         Check::new("A6", "UDP, another port", datagram, Owed::Refusal),
-        Check::new("A8", "packet socket past the queue", past, Owed::Refusal),
+        past_the_queue("packet socket past the queue", Queue::Past),
+        Check {
+            hint: NO_HOOKS,
+            ..past_the_queue("packet socket past it, 32 bits", Queue::PastBy32Bits)
+        },
         Check::new("A9", "UDP-Lite", lite, Owed::Refusal),
         Check::new(
             "A14",
@@ -168,11 +179,15 @@ fn refused() -> Vec<Check> {
     checks
 }
 
+fn past_the_queue(what: &str, queue: Queue) -> Check {
+    Check::new("A8", what, Attempt::Frame(queue), Owed::Refusal)
+}
+
 fn held() -> Vec<Check> {
     let ping = |form| Attempt::SendTo(Transport::Ping, form, 0);
     let connect = |transport| Attempt::Connect(transport, Form::V4, CAPTURED);
     let raw = |tcp| Attempt::RawHeader { tcp };
-    let frame = Attempt::Frame { queued: true };
+    let frame = Attempt::Frame(Queue::By);
     let by_device = |bound| Attempt::ByDevice { bound };
     [
         ("A5", "UDP by a routing header", Attempt::Routed),
@@ -241,6 +256,7 @@ impl<'a> Findings<'a> {
         let wanted = check.owed.arrival().filter(|_| outcome == Outcome::Done);
         let arrived = self.own.map(|own| own.arrived(wanted));
         let as_owed = check.owed.is_met_by(outcome, arrived.as_deref());
+        let hint = if seen.is_empty() { "" } else { check.hint };
         self.findings.push(Finding {
             id: check.id,
             what: check.what.clone(),
@@ -254,6 +270,7 @@ impl<'a> Findings<'a> {
                 (true, _, true) => Verdict::Pass,
             },
             seen,
+            hint,
         });
         Ok(())
     }

@@ -64,6 +64,7 @@ impl Own {
             resolvers: Vec::new(),
             heartbeat: Some(HEARTBEAT),
             pins: None,
+            security_hooks: true,
             log: false,
         })?;
         let bound = netns.on_thread(|| Ok((cookie_of_current()?, listen_on_loopback(BACKLOG)?)))?;

@@ -39,6 +39,9 @@ pub(super) struct Finding {
     /// What was on the wire.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(super) seen: Vec<String>,
+    /// The way out, where there is one.
+    #[serde(skip_serializing_if = "str::is_empty")]
+    pub(super) hint: &'static str,
 }
 
 impl Finding {
@@ -50,6 +53,7 @@ impl Finding {
             got: why.to_owned(),
             verdict: Verdict::NotTried,
             seen: Vec::new(),
+            hint: "",
         }
     }
 }
@@ -124,6 +128,9 @@ impl fmt::Display for Report {
             }
             writeln!(f, "{}", line.trim_end())?;
         }
+        for each in self.checks.iter().filter(|each| !each.hint.is_empty()) {
+            write!(f, "\n{}, {}: {}\n", each.id, each.what, each.hint)?;
+        }
         let (passed, failed, not_tried) = (self.passed, self.failed, self.not_tried);
         writeln!(
             f,
@@ -144,6 +151,7 @@ mod tests {
             got: "it went".to_owned(),
             verdict,
             seen: seen.iter().map(ToString::to_string).collect(),
+            hint: if seen.is_empty() { "" } else { "mend it" },
         }
     }
 
@@ -168,7 +176,7 @@ mod tests {
         );
         assert!(text.contains("LEAK  A7   raw socket  nothing leaves  it went; on the wire: "));
         assert!(
-            text.ends_with("1 passed, 1 failed, 0 not tried\n"),
+            text.ends_with("\nA7, raw socket: mend it\n\n1 passed, 1 failed, 0 not tried\n"),
             "{text}"
         );
         let json = report.render(Format::Json).unwrap();

@@ -4,10 +4,11 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::mem::{self, MaybeUninit};
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::AsRawFd as _;
+use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 
 use egress_lab::{Namespace, wait};
+use egress_user::compat;
 use serde::{Deserialize, Serialize};
 use socket2::{Domain, Protocol, SockAddr, SockAddrStorage, Socket, Type};
 
@@ -246,6 +247,11 @@ pub(crate) fn tun_device(kind: libc::c_int) -> File {
 /// Sets an option of a packet socket.
 pub(crate) fn packet_option(option: i32) -> io::Result<()> {
     set_option(&packet_socket(0)?, SOL_PACKET, option)
+}
+
+/// As above, by a system call of a 32-bit program.
+pub(crate) fn packet_option_32(option: i32) -> io::Result<()> {
+    compat::set_option(packet_socket(0)?.as_fd(), SOL_PACKET, option)
 }
 
 /// Sets an option of a socket to 1.

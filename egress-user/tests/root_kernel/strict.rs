@@ -1,7 +1,9 @@
 //! A strict scope: sockets that nothing would judge are not made.
 
-use egress_lab::Cgroup;
-use egress_user::agent::capture::{CaptureOptions, Fallback, Scope};
+use std::fs;
+
+use egress_lab::{BpfFs, Cgroup, Namespace, wait};
+use egress_user::agent::capture::{CaptureOptions, Fallback, Scope, cleanup};
 use egress_user::netns::Netns;
 
 use crate::client::{Outcome, Script, Step, TCP, UDP};
@@ -29,8 +31,15 @@ const MADE: [(i32, i32, i32); 8] = [
     (INET6, libc::SOCK_STREAM, libc::IPPROTO_TCP),
     (INET6, libc::SOCK_DGRAM, libc::IPPROTO_UDP),
     (libc::AF_UNIX, libc::SOCK_STREAM, 0),
-    // The kernel asks no program of a cgroup about these.
+    (libc::AF_NETLINK, libc::SOCK_RAW, 0),
+];
+
+/// Of families whose sockets send by other ways than IP. Whether the kernel has them is asked last.
+const OTHER_FAMILIES: [(i32, i32, i32); 4] = [
     (libc::AF_PACKET, libc::SOCK_RAW, 0),
+    (libc::AF_PACKET, libc::SOCK_DGRAM, 0),
+    (libc::AF_XDP, libc::SOCK_RAW, 0),
+    (libc::AF_VSOCK, libc::SOCK_STREAM, 0),
 ];
 
 fn make((family, kind, protocol): (i32, i32, i32)) -> Script {
@@ -60,14 +69,116 @@ fn only_what_is_judged_is_made() {
     assert_eq!(events.take(), None);
 }
 
+/// As [`strict`], with the kernel's security hooks.
+fn hooked(change: impl FnOnce(&mut Scope)) -> World {
+    World::with(&hooks(), change)
+}
+
+fn hooks() -> CaptureOptions {
+    CaptureOptions {
+        security_hooks: true,
+        ..options()
+    }
+}
+
+/// Whether the kernel asks about what follows. The guests of `cargo xtask kernel-test` must, and say
+/// so.
+fn asks(world: &World) -> bool {
+    let asks = world.capture.security_hooks();
+    assert!(asks.is_ok() || !must_ask(), "{asks:?}");
+    asks.is_ok()
+}
+
+fn must_ask() -> bool {
+    std::env::var_os("EGRESS_TEST_EVERY_PROTOCOL").is_some()
+}
+
+#[test]
+fn other_families_are_not_made_either() {
+    let mut world = hooked(|scope| scope.strict = true);
+    let mut events = world.capture.events().unwrap();
+    let asks = asks(&world);
+    for socket in OTHER_FAMILIES {
+        let outcomes = world.run(&make(socket));
+        assert_eq!(outcomes == [Outcome::REFUSED], asks, "{socket:?}");
+        if asks {
+            let event = events.take().unwrap();
+            assert_eq!((event.reason, event.protocol), ("refuse_socket", 0));
+            assert_eq!(event.process.unwrap().comm, "egress-client");
+            assert_eq!(event.cgroup, world.cgroup.id().unwrap());
+            assert_eq!(event.netns, world.place.cookie.get());
+        }
+    }
+    let refused = if asks { OTHER_FAMILIES.len() } else { 0 };
+    let refused = u64::try_from(refused).unwrap();
+    assert_eq!(world.counter("refuse_socket"), refused);
+    assert_eq!(world.run(&make(MADE[0])), [Outcome::Done]);
+}
+
+/// Guards hold packet sockets there; nothing holds the others.
+#[test]
+fn where_other_ports_are_refused_only_packet_sockets_are_made_of_them() {
+    let world = hooked(|scope| scope.other_ports = Fallback::Refuse);
+    let asks = asks(&world);
+    for socket in OTHER_FAMILIES {
+        let refused = asks && socket.0 != libc::AF_PACKET;
+        let outcomes = world.run(&make(socket));
+        assert_eq!(outcomes == [Outcome::REFUSED], refused, "{socket:?}");
+    }
+}
+
+/// A namespace of their own, which nobody has seen yet, is nobody's way out.
+#[test]
+fn nor_where_unregistered_namespaces_are_refused() {
+    let world = hooked(|_| {});
+    let asks = asks(&world);
+    let elsewhere = Namespace::new().unwrap();
+    for socket in OTHER_FAMILIES {
+        let client = make(socket).start(|command| {
+            elsewhere.enter(command).unwrap();
+            world.cgroup.enter(command).unwrap();
+        });
+        let refused = client.outcomes() == [Outcome::REFUSED];
+        assert_eq!(refused, asks, "{socket:?}");
+    }
+}
+
+/// The kernel is asked whether they are there, as with the others.
+#[test]
+fn what_is_at_the_security_hooks_is_pinned_missed_and_cleaned_up() {
+    let bpf_fs = BpfFs::mount().unwrap();
+    let dir = bpf_fs.path().join("egress");
+    let mut world = hooked(|scope| scope.strict = true);
+    let asks = asks(&world);
+    world.capture.pin(&dir).unwrap();
+    assert_eq!(world.capture.faults(), Vec::<String>::new());
+    let pin = |program: &str| dir.join(format!("{program}_{:x}", world.cgroup.id().unwrap()));
+    for program in ["egress_family", "egress_option"] {
+        assert_eq!(pin(program).exists(), asks, "{program}");
+    }
+    if asks {
+        fs::remove_file(pin("egress_option")).unwrap();
+        wait::until("the program is missed", || {
+            (world.capture.faults().len() == 1).then_some(())
+        })
+        .unwrap();
+        let faults = world.capture.faults();
+        assert!(faults[0].starts_with("the kernel program egress_option is not attached"));
+    }
+    let family = pin("egress_family").display().to_string();
+    assert_eq!(cleanup(&dir).unwrap().contains(&family), asks);
+    assert!(!dir.exists());
+}
+
 #[test]
 fn elsewhere_all_are_made() {
     let world = World::new();
-    for socket in REFUSED.into_iter().chain(MADE) {
+    let packet = (libc::AF_PACKET, libc::SOCK_RAW, 0);
+    for socket in REFUSED.into_iter().chain(MADE).chain([packet]) {
         assert_eq!(world.run(&make(socket)), [Outcome::Done], "{socket:?}");
     }
     let strict = strict();
-    for socket in REFUSED {
+    for socket in REFUSED.into_iter().chain([packet]) {
         let outside = strict.place.start_outside(&make(socket)).outcomes();
         assert_eq!(outside, [Outcome::Done], "{socket:?}");
     }
@@ -106,7 +217,7 @@ fn raw_sockets_that_are_there_already_are_mute() {
     assert_eq!(world.counter("drop_raw"), 1);
 }
 
-/// They can be made, but nothing of what they send leaves.
+/// Nothing of what they send leaves, whoever made them.
 #[test]
 fn packet_sockets_are_mute() {
     let mut world = strict();
@@ -122,9 +233,8 @@ fn packet_sockets_are_mute() {
         }))
     };
     for way in [Way::Frame, Way::TaggedFrame] {
-        world.run(&ping(way, "mute"));
+        world.place.start_outside(&ping(way, "mute")).outcomes();
     }
-    // Nor do raw sockets of other cgroups.
     let outside = world.place.start_outside(&ping(Way::Raw, "mute"));
     assert_eq!(outside.outcomes(), [Outcome::Done]);
     let control = Script::new(false, UDP).then(Step::SendTo("192.0.2.1:8080".parse().unwrap()));
@@ -151,6 +261,32 @@ fn the_option_that_passes_the_guard_is_refused() {
     assert_eq!(world.counter("refuse_option"), 2);
     assert_eq!(world.run(&script(PACKET_LOSS)), [Outcome::Done]);
     let outside = world.place.start_outside(&bypass).outcomes();
+    assert_eq!(outside, [Outcome::Done]);
+}
+
+/// About these calls the kernel asks at its security hooks alone.
+#[test]
+fn nor_may_it_be_set_by_a_32_bit_system_call() {
+    let mut world = hooked(|_| {});
+    let mut events = world.capture.events().unwrap();
+    let asks = asks(&world);
+    let script = Script::new(false, TCP).then(Step::PacketOption32(PACKET_QDISC_BYPASS));
+    let outcomes = world.run(&script);
+    if outcomes == [Outcome::Failed(libc::ENOSYS)] {
+        assert!(!must_ask(), "the guests have 32-bit system calls");
+        return;
+    }
+    if asks {
+        assert_eq!(outcomes, [Outcome::REFUSED]);
+        let event = events.take().unwrap();
+        assert_eq!(event.reason, "refuse_option");
+        assert_eq!(event.process.unwrap().comm, "egress-client");
+        assert_eq!(event.netns, world.place.cookie.get());
+    } else {
+        assert_eq!(outcomes, [Outcome::Done]);
+    }
+    assert_eq!(world.counter("refuse_option"), u64::from(asks));
+    let outside = world.place.start_outside(&script).outcomes();
     assert_eq!(outside, [Outcome::Done]);
 }
 

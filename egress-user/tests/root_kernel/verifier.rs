@@ -1,9 +1,10 @@
 //! What the kernel has to do before it takes the programs.
 
 use aya::programs::loaded_programs;
+use egress_user::agent::capture::CaptureOptions;
 use egress_user::netns::Netns;
 
-use crate::world::World;
+use crate::world::{World, options};
 
 /// The kernel gives up at a million. The most on Linux 6.18 is 22,465, of `egress_guard`.
 const MOST_VERIFIED: u32 = 100_000;
@@ -11,7 +12,11 @@ const MOST_VERIFIED: u32 = 100_000;
 /// Ways through a program multiply: one that is not looked after fails on the next older kernel.
 #[test]
 fn the_programs_are_verified_in_few_steps() {
-    let mut world = World::new();
+    let options = CaptureOptions {
+        security_hooks: true,
+        ..options()
+    };
+    let mut world = World::with(&options, |_| {});
     let netns = Netns::at(world.place.workload.path()).unwrap();
     assert_eq!(world.capture.guard_interfaces(&netns).unwrap(), ["eth0"]);
 
@@ -26,7 +31,11 @@ fn the_programs_are_verified_in_few_steps() {
             judged.push(name);
         }
     }
-    for name in ["egress_connect6", "egress_packet", "egress_guard"] {
-        assert!(judged.iter().any(|judged| judged == name), "{judged:?}");
+    let mut wanted = vec!["egress_connect6", "egress_packet", "egress_guard"];
+    if world.capture.security_hooks().is_ok() {
+        wanted.extend(["egress_family", "egress_option"]);
+    }
+    for name in wanted {
+        assert!(judged.iter().any(|judged| *judged == *name), "{judged:?}");
     }
 }

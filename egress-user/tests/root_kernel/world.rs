@@ -40,6 +40,7 @@ pub(crate) fn options() -> CaptureOptions {
         resolvers: Vec::new(),
         heartbeat: None,
         pins: None,
+        security_hooks: false,
         log: false,
     }
 }

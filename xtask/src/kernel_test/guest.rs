@@ -11,7 +11,7 @@ use egress_lab::debian::Tree;
 use egress_lab::{Process, tools};
 
 use super::reading::Reading;
-use super::{initramfs, print};
+use super::{Tests, initramfs, print};
 use crate::{versions, workspace};
 
 /// Two processors, because races are what the tests look for, but emulated in turn by one thread:
@@ -35,7 +35,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 ///
 /// Fails when the packages cannot be had, or the guest cannot be made. A guest that does not come
 /// up or to an end is a reading that did not pass.
-pub(super) fn run(series: &str, tests: &Path, limit: Duration) -> Result<Reading> {
+pub(super) fn run(series: &str, tests: &Tests, limit: Duration) -> Result<Reading> {
     tools::provide(&["ip"])?;
     let tree = tools::tree();
     let (prefix, suffix) = versions::DEBIAN_KERNEL;

@@ -2,15 +2,14 @@
 
 use std::io::{BufRead as _, BufReader};
 use std::os::unix::process::ExitStatusExt as _;
-use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use egress_lab::tools;
 
-use super::print;
 use super::reading::Reading;
+use super::{Tests, print};
 use crate::process;
 
 /// What `timeout` exits with when it had to end the command.
@@ -21,11 +20,12 @@ const TIMED_OUT: i32 = 124;
 /// # Errors
 ///
 /// Fails when root cannot be had or the tests cannot be started.
-pub(super) fn run(name: &str, tests: &Path, limit: Duration) -> Result<Reading> {
+pub(super) fn run(name: &str, tests: &Tests, limit: Duration) -> Result<Reading> {
     let mut command = as_root()?;
     // A process of root's cannot be ended from here. The terminal's Ctrl-C still reaches it.
     command.args(["timeout", "--foreground", "--kill-after=10"]);
-    command.arg(limit.as_secs().to_string()).arg(tests);
+    command.arg(limit.as_secs().to_string());
+    command.arg(&tests.binary).args(&tests.names);
     let mut child = command
         .stdin(Stdio::null())
         .stdout(Stdio::piped())

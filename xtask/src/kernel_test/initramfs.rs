@@ -11,6 +11,7 @@ use anyhow::{Context as _, Result, bail};
 use egress_lab::debian::Tree;
 use egress_lab::tools;
 
+use super::Tests;
 use super::modules::Modules;
 use super::reading::MARK;
 use crate::process;
@@ -31,7 +32,7 @@ const APPLETS: [&str; 7] = ["cat", "insmod", "mount", "poweroff", "sh", "sleep",
 /// # Errors
 ///
 /// Fails when something that belongs into it is missing, or the disk is full.
-pub(super) fn make(tree: &Tree, release: &str, tests: &Path, home: &Path) -> Result<PathBuf> {
+pub(super) fn make(tree: &Tree, release: &str, tests: &Tests, home: &Path) -> Result<PathBuf> {
     let root = home.join("root");
     if root.exists() {
         fs::remove_dir_all(&root)?;
@@ -51,16 +52,16 @@ pub(super) fn make(tree: &Tree, release: &str, tests: &Path, home: &Path) -> Res
         &root.join("sbin/ip"),
         &root,
     )?;
-    add_program(&Command::new(tests), &root.join("test"), &root)?;
-    write_init(&root.join("init"), &modules)?;
+    add_program(&Command::new(&tests.binary), &root.join("test"), &root)?;
+    write_init(&root.join("init"), &modules, &tests.names)?;
     pack(&busybox, &root, &home.join("initramfs.cpio"))
 }
 
 /// The guest's first process: file systems, modules, loopback, the tests, off. A warning of the
 /// kernel while they run, such as a failed assertion, is printed and ends the guest. Modules are
 /// loaded beforehand: busybox does not wait for one that another process is loading.
-fn write_init(path: &Path, modules: &[String]) -> Result<()> {
-    let modules = modules.join(" ");
+fn write_init(path: &Path, modules: &[String], names: &[String]) -> Result<()> {
+    let (modules, names) = (modules.join(" "), names.join(" "));
     let script = format!(
         r#"#!/bin/sh
 export PATH=/sbin:/bin
@@ -77,7 +78,7 @@ ip link set lo up
 echo 5 > /proc/sys/kernel/printk
 echo 1 > /proc/sys/kernel/panic_on_warn
 echo "{MARK} release $(uname -r)"
-{EVERY_PROTOCOL}=1 /test 2>&1
+{EVERY_PROTOCOL}=1 /test {names} 2>&1
 echo "{MARK} exit $?"
 poweroff -f
 "#

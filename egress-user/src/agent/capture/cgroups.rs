@@ -44,7 +44,7 @@ impl Captured {
         }
     }
 
-    fn attach(&self, ebpf: &Ebpf) -> Result<Vec<(String, Link)>, CaptureError> {
+    fn attach(&self, ebpf: &mut Ebpf) -> Result<Vec<(String, Link)>, CaptureError> {
         programs::attach(ebpf, &self.directory, &self.path)
     }
 
@@ -70,7 +70,7 @@ impl Capture {
     /// attached then.
     pub fn attach(&mut self, cgroup: &Path) -> Result<(), CaptureError> {
         let captured = Captured::at(cgroup)?;
-        self.links.extend(captured.attach(&self.ebpf)?);
+        self.links.extend(captured.attach(&mut self.ebpf)?);
         self.cgroups.push(captured);
         Ok(())
     }
@@ -97,7 +97,7 @@ impl Capture {
         for captured in &mut self.cgroups {
             if captured.is_another() {
                 let anew = Captured::at(&captured.path)?;
-                self.links.extend(anew.attach(&self.ebpf)?);
+                self.links.extend(anew.attach(&mut self.ebpf)?);
                 followed.push(anew.path.clone());
                 *captured = anew;
             }
@@ -124,7 +124,7 @@ impl Capture {
     /// As [`attach`](Self::attach) and [`pin`](Self::pin).
     pub fn reclaim(&mut self, dir: &Path) -> Result<(), CaptureError> {
         for captured in &self.cgroups {
-            self.links.extend(captured.attach(&self.ebpf)?);
+            self.links.extend(captured.attach(&mut self.ebpf)?);
         }
         self.pin_links(dir)?;
         self.guards.begin_anew();

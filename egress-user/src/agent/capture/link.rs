@@ -29,6 +29,8 @@ pub(super) enum Hook {
     Peer4 = 29,
     /// `BPF_CGROUP_INET6_GETPEERNAME`.
     Peer6 = 30,
+    /// `BPF_LSM_CGROUP`: the program itself says which of the kernel's security hooks.
+    Security = 43,
 }
 
 /// A program attached to something. It is detached when the link is dropped, unless the link is
@@ -204,8 +206,9 @@ pub(super) fn pin(object: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
 pub(super) fn attached(cgroup: &impl AsFd, hook: Hook) -> io::Result<Vec<u32>> {
     /// `BPF_PROG_QUERY`.
     const COMMAND: libc::c_int = 16;
-    /// The most programs that the kernel attaches at one hook, `BPF_CGROUP_MAX_PROGS`.
-    const MOST: u32 = 64;
+    /// The most programs that the kernel attaches at one hook, `BPF_CGROUP_MAX_PROGS`, and how many
+    /// hooks are asked about at once: of the security hooks there are ten, `CGROUP_LSM_NUM`.
+    const MOST: u32 = 10 * 64;
 
     /// The part of `union bpf_attr` that the command needs.
     #[repr(C)]
@@ -217,9 +220,16 @@ pub(super) fn attached(cgroup: &impl AsFd, hook: Hook) -> io::Result<Vec<u32>> {
         ids: u64,
         count: u32,
         zero: u32,
+        program_flags: u64,
     }
 
     let mut ids = [0u32; MOST as usize];
+    // Nobody needs them, but the security hooks' are not told without.
+    let mut program_flags = [0u32; MOST as usize];
+    let program_flags = match hook {
+        Hook::Security => program_flags.as_mut_ptr().expose_provenance() as u64,
+        _ => 0,
+    };
     let mut attributes = Attributes {
         target: descriptor(cgroup.as_fd())?,
         hook: hook as u32,
@@ -228,6 +238,7 @@ pub(super) fn attached(cgroup: &impl AsFd, hook: Hook) -> io::Result<Vec<u32>> {
         ids: ids.as_mut_ptr().expose_provenance() as u64,
         count: MOST,
         zero: 0,
+        program_flags,
     };
     bpf(COMMAND, &mut attributes)?;
     let count = usize::try_from(attributes.count).map_err(io::Error::other)?;

@@ -6,6 +6,8 @@ use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::path::{Path, PathBuf};
 
+use tracing::warn;
+
 use super::CaptureError;
 use super::guard;
 use super::link::{self, Link};
@@ -46,10 +48,26 @@ pub(super) fn replace(
     // Of cgroups that are not captured any more.
     for name in self::links(dir)? {
         if !links.iter().any(|(pinned, _)| *pinned == name) {
+            tell_of_security(&name, &links);
             remove(&dir.join(name))?;
         }
     }
     Ok(links)
+}
+
+/// Says so when the link of a program of the security hooks is taken away from an agent before, and
+/// this one has none.
+fn tell_of_security(name: &str, links: &[(String, Link)]) {
+    let has_any = links
+        .iter()
+        .any(|(pinned, _)| programs::is_security_pin(pinned));
+    if programs::is_security_pin(name) && !has_any {
+        warn!(
+            pin = name,
+            "the agent before was asked at the kernel's security hooks, and this one is not: {}",
+            programs::UNASKED
+        );
+    }
 }
 
 /// The names of the pins in `dir` that hold links to cgroups, in alphabetical order.

@@ -6,11 +6,13 @@ use std::os::fd::{AsFd as _, BorrowedFd};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
-use aya::Ebpf;
-use aya::programs::Program;
+use aya::programs::{Program, ProgramError};
+use aya::{Btf, Ebpf, Endianness};
+use tracing::warn;
 
 use super::CaptureError;
 use super::error;
+use super::features::SecurityHooks;
 use super::link::{self, Hook, Link};
 
 /// Every program of a cgroup, in the order in which they are attached: what a redirected
@@ -29,9 +31,30 @@ pub(super) const PROGRAMS: [(&str, Hook); 10] = [
     ("egress_packet", Hook::Packet),
 ];
 
-/// The names of [`PROGRAMS`].
+/// Those that not every kernel asks, with the names of the security hooks. They only refuse, so that
+/// they may stand before all others.
+const SECURITY: [(&str, &str); 2] = [
+    ("egress_family", "socket_create"),
+    ("egress_option", "socket_setsockopt"),
+];
+
+/// The names of all.
 fn names() -> impl Iterator<Item = &'static str> {
-    PROGRAMS.into_iter().map(|(name, _)| name)
+    let others = PROGRAMS.into_iter().map(|(name, _)| name);
+    SECURITY.into_iter().map(|(name, _)| name).chain(others)
+}
+
+/// Whether those of the security hooks are loaded.
+pub(super) fn has_security(ebpf: &Ebpf) -> bool {
+    let mut programs = SECURITY.into_iter();
+    programs.all(|(name, _)| descriptor(ebpf, name).is_ok())
+}
+
+/// Those that are loaded.
+fn loaded(ebpf: &Ebpf) -> impl Iterator<Item = (&'static str, Hook)> {
+    let security = SECURITY.into_iter().map(|(name, _)| (name, Hook::Security));
+    let all = security.chain(PROGRAMS);
+    all.filter(|(name, _)| descriptor(ebpf, name).is_ok())
 }
 
 /// The name of the pin of a program's link to the cgroup with the number `cgroup`.
@@ -41,16 +64,25 @@ fn pin_name(program: &str, cgroup: u64) -> String {
 
 /// Whether a pin of this name is the link of a program to a cgroup, whichever.
 pub(super) fn is_pin_name(name: &str) -> bool {
-    let is_of = |program: &str| {
-        let cgroup = name.strip_prefix(program)?.strip_prefix('_')?;
-        u64::from_str_radix(cgroup, 16).ok()
-    };
-    names().any(|program| is_of(program).is_some())
+    names().any(|program| is_pin_of(name, program))
 }
 
-/// Loads every program into the kernel.
+/// As there, of a program of the security hooks.
+pub(super) fn is_security_pin(name: &str) -> bool {
+    let mut programs = SECURITY.into_iter();
+    programs.any(|(program, _)| is_pin_of(name, program))
+}
+
+fn is_pin_of(name: &str, program: &str) -> bool {
+    let cgroup = name
+        .strip_prefix(program)
+        .and_then(|rest| rest.strip_prefix('_'));
+    cgroup.is_some_and(|cgroup| u64::from_str_radix(cgroup, 16).is_ok())
+}
+
+/// Loads every program into the kernel but those of the security hooks.
 pub(super) fn load(ebpf: &mut Ebpf) -> Result<(), CaptureError> {
-    for name in names() {
+    for (name, _) in PROGRAMS {
         let result = match ebpf.program_mut(name) {
             Some(Program::CgroupSockAddr(program)) => program.load(),
             Some(Program::CgroupSock(program)) => program.load(),
@@ -64,10 +96,78 @@ pub(super) fn load(ebpf: &mut Ebpf) -> Result<(), CaptureError> {
     Ok(())
 }
 
+/// Loads those of the security hooks, or says why the kernel does not take them.
+pub(super) fn load_security(
+    ebpf: &mut Ebpf,
+    hooks: &SecurityHooks,
+) -> Result<Result<(), String>, CaptureError> {
+    const NATIVE: Endianness = if cfg!(target_endian = "big") {
+        Endianness::Big
+    } else {
+        Endianness::Little
+    };
+
+    for (name, hook) in SECURITY {
+        let Some(Program::LsmCgroup(program)) = ebpf.program_mut(name) else {
+            return Err(CaptureError::WrongObject { missing: name });
+        };
+        let function = hooks.types.function_alone(&format!("bpf_lsm_{hook}"));
+        let types = Btf::parse(&function.unwrap_or_default(), NATIVE);
+        let loaded = types
+            .map_err(ProgramError::from)
+            .and_then(|types| program.load(hook, &types));
+        match loaded {
+            Ok(()) => {}
+            Err(error) if has_no_such(&error) => {
+                unload_security(ebpf);
+                return Ok(Err(format!(
+                    "the kernel takes no program for {hook}: {error}"
+                )));
+            }
+            Err(error) => return Err(error::load(name, error)),
+        }
+    }
+    Ok(Ok(()))
+}
+
+/// Whether the kernel refused a program before it read it, since it has none of the kind.
+fn has_no_such(error: &ProgramError) -> bool {
+    match error {
+        ProgramError::LoadError {
+            io_error,
+            verifier_log,
+        } => {
+            let errnos = [libc::EPERM, libc::EINVAL, ENOTSUPP];
+            let unread = verifier_log.to_string().trim().is_empty();
+            unread && errnos.map(Some).contains(&io_error.raw_os_error())
+        }
+        _ => false,
+    }
+}
+
+/// The kernel's own, which programs are not meant to see.
+const ENOTSUPP: i32 = 524;
+
+/// Whether the kernel took the programs, but cannot have a hook call them: it was built without what
+/// that takes, or other programs have all of its places.
+fn cannot_call(error: &io::Error) -> bool {
+    let errnos = [libc::EBUSY, libc::E2BIG, ENOTSUPP];
+    errnos.map(Some).contains(&error.raw_os_error())
+}
+
+fn unload_security(ebpf: &mut Ebpf) {
+    for (name, _) in SECURITY {
+        if let Some(Program::LsmCgroup(program)) = ebpf.program_mut(name) {
+            // One that is not loaded is no matter.
+            let _unloaded = program.unload();
+        }
+    }
+}
+
 /// Attaches every program to the cgroup at `path`, opened as `directory`. Gives the links, each
 /// with the name of its pin.
 pub(super) fn attach(
-    ebpf: &Ebpf,
+    ebpf: &mut Ebpf,
     directory: &File,
     path: &Path,
 ) -> Result<Vec<(String, Link)>, CaptureError> {
@@ -77,16 +177,30 @@ pub(super) fn attach(
             path: path.to_owned(),
             source,
         })?;
-    PROGRAMS
-        .into_iter()
-        .map(|(name, hook)| {
-            let link = descriptor(ebpf, name)
-                .and_then(|program| Link::to_cgroup(program, directory, hook))
-                .map_err(|error| error::attach(name, path, error))?;
-            Ok((pin_name(name, cgroup.ino()), link))
-        })
-        .collect()
+    let mut links = Vec::new();
+    let mut uncalled = None;
+    for (name, hook) in loaded(ebpf) {
+        let link =
+            descriptor(ebpf, name).and_then(|program| Link::to_cgroup(program, directory, hook));
+        match link {
+            Ok(link) => links.push((pin_name(name, cgroup.ino()), link)),
+            Err(error) if hook == Hook::Security && cannot_call(&error) => uncalled = Some(error),
+            Err(error) => return Err(error::attach(name, path, error)),
+        }
+    }
+    if let Some(error) = uncalled {
+        warn!(
+            cgroup = %path.display(), %error,
+            "the kernel's security hooks cannot ask: {UNASKED}"
+        );
+        unload_security(ebpf);
+    }
+    Ok(links)
 }
+
+/// What follows where nothing is asked at the security hooks.
+pub(super) const UNASKED: &str = "packet sockets are made in a strict scope too, and options that \
+                                  32-bit system calls set are not refused";
 
 /// As [`attach`], for as long as the cgroup is there.
 pub(super) fn attach_to_stay(
@@ -94,7 +208,7 @@ pub(super) fn attach_to_stay(
     directory: &File,
     path: &Path,
 ) -> Result<(), CaptureError> {
-    PROGRAMS.into_iter().try_for_each(|(name, hook)| {
+    loaded(ebpf).try_for_each(|(name, hook)| {
         descriptor(ebpf, name)
             .and_then(|program| link::to_stay(program, directory, hook))
             .map_err(|error| error::attach(name, path, error))
@@ -110,7 +224,7 @@ pub(super) fn missing(ebpf: &Ebpf, directory: &File) -> Vec<&'static str> {
         let attached = link::attached(directory, *hook).unwrap_or_default();
         id.is_none_or(|id| !attached.contains(&id))
     };
-    let missing = PROGRAMS.into_iter().filter(is_missing);
+    let missing = loaded(ebpf).filter(is_missing);
     missing.map(|(name, _)| name).collect()
 }
 
