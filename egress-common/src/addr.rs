@@ -43,7 +43,8 @@ impl Addr {
     #[inline(always)]
     pub const fn be_v4(self) -> Option<u32> {
         let [a, b, c, d] = self.be_words;
-        if a == 0 && b == 0 && c == 0xffff_u32.to_be() {
+        // One condition, where a verifier of programs would follow three.
+        if a | b | (c ^ 0xffff_u32.to_be()) == 0 {
             Some(d)
         } else {
             None
@@ -58,7 +59,7 @@ impl Addr {
             Some(v4) => v4 == 0 || u32::from_be(v4) >> 24 == 127,
             None => {
                 let [a, b, c, d] = self.be_words;
-                a == 0 && b == 0 && c == 0 && (d == 0 || d == 1u32.to_be())
+                a | b | c | (d & !1u32.to_be()) == 0
             }
         }
     }

@@ -7,10 +7,11 @@ pub trait Bytes {
     /// The `N` bytes from `offset` on, if there are as many.
     fn read<const N: usize>(&self, offset: u32) -> Option<[u8; N]>;
 
-    /// `offset`, without what a verifier of programs knows of it.
+    /// `number`, without what a verifier of programs knows of it, so that it does not follow what comes
+    /// once for each that it may be.
     #[inline(always)]
-    fn veil(&self, offset: u32) -> u32 {
-        offset
+    fn veil(&self, number: u32) -> u32 {
+        number
     }
 }
 
@@ -166,66 +167,89 @@ impl Packet {
 
     #[inline(always)]
     fn read_v6(bytes: &impl Bytes, offset: u32) -> Option<Packet> {
-        const HOP_BY_HOP: u8 = 0;
-        const ROUTING: u8 = 43;
-        const FRAGMENT: u8 = 44;
-        const AUTHENTICATION: u8 = 51;
-        const DESTINATION: u8 = 60;
-        /// Of the fragment header's flags: that others follow.
+        let [_, _, _, _, _, _, mut protocol, hops] = bytes.read::<8>(offset)?;
+        let dst = read_v6_dst(bytes, offset)?;
+        let mut found = (Transport::Hidden, Port::NONE);
+        let mut above = offset + 40;
+        let mut met = 0;
+        'extensions: {
+            for _ in 0..=MAX_EXTENSIONS {
+                if !extension::is_one(protocol) {
+                    found = Transport::read_v6(bytes, above, protocol, hops, dst);
+                    break 'extensions;
+                }
+                let Some(header) = bytes.read::<4>(above) else {
+                    break 'extensions;
+                };
+                let (len, this) = extension::read(protocol, header);
+                [protocol, ..] = header;
+                met |= this;
+                // What follows is not a header.
+                if met & extension::LATER != 0 {
+                    found.0 = Transport::Fragment;
+                    break 'extensions;
+                }
+                above = bytes.veil(above + len);
+                met = bytes.veil(met);
+            }
+            met |= extension::STEERED;
+        }
+        // Its flags may be those of the next fragment, or padding of the frame. TCP avoids
+        // fragments, and routers make none.
+        if met & extension::FIRST != 0 && found.0 == Transport::Segment {
+            found.0 = Transport::Opens;
+        }
+        Some(Packet {
+            dst,
+            protocol,
+            transport: found.0,
+            port: found.1,
+            steered: met & extension::STEERED != 0,
+        })
+    }
+}
+
+/// Extension headers of IPv6 (RFC 8200 §4, RFC 4302).
+mod extension {
+    const HOP_BY_HOP: u8 = 0;
+    const ROUTING: u8 = 43;
+    const FRAGMENT: u8 = 44;
+    const AUTHENTICATION: u8 = 51;
+    const DESTINATION: u8 = 60;
+
+    /// The packet goes by way of others: whatever the type of its routing header, and also where
+    /// that is spent.
+    pub(super) const STEERED: u32 = 1;
+    /// It is the first of several fragments.
+    pub(super) const FIRST: u32 = 2;
+    /// It is a later one.
+    pub(super) const LATER: u32 = 4;
+
+    #[inline(always)]
+    pub(super) const fn is_one(protocol: u8) -> bool {
+        matches!(
+            protocol,
+            HOP_BY_HOP | ROUTING | FRAGMENT | AUTHENTICATION | DESTINATION
+        )
+    }
+
+    /// The length of a header in bytes, and what it says of the packet.
+    #[inline(always)]
+    pub(super) fn read(protocol: u8, [_, len, hi, lo]: [u8; 4]) -> (u32, u32) {
+        /// Of a fragment's flags: that others follow.
         const MORE: u16 = 1;
 
-        let [_, _, _, _, _, _, next, hops] = bytes.read::<8>(offset)?;
-        let mut packet = Packet {
-            dst: read_v6_dst(bytes, offset)?,
-            protocol: next,
-            transport: Transport::Hidden,
-            port: Port::NONE,
-            steered: false,
-        };
-        let mut above = offset + 40;
-        let mut first = false;
-        let mut later = false;
-        for _ in 0..=MAX_EXTENSIONS {
-            let len = match packet.protocol {
-                HOP_BY_HOP | ROUTING | DESTINATION | AUTHENTICATION | FRAGMENT => {
-                    let Some([next, len, hi, lo]) = bytes.read::<4>(above) else {
-                        return Some(packet);
-                    };
-                    let this = packet.protocol;
-                    packet.protocol = next;
-                    // Of whatever type, and also where it is spent.
-                    packet.steered |= this == ROUTING;
-                    match this {
-                        AUTHENTICATION => (u32::from(len) + 2) * 4,
-                        FRAGMENT => {
-                            let place = u16::from_be_bytes([hi, lo]);
-                            later |= place & 0xfff8 != 0;
-                            first |= place & MORE != 0;
-                            8
-                        }
-                        _ => (u32::from(len) + 1) * 8,
-                    }
-                }
-                protocol => {
-                    let found = Transport::read_v6(bytes, above, protocol, hops, packet.dst);
-                    (packet.transport, packet.port) = found;
-                    // Its flags may be those of the next fragment, or padding of the frame. TCP avoids
-                    // fragments, and routers make none.
-                    if first && packet.transport == Transport::Segment {
-                        packet.transport = Transport::Opens;
-                    }
-                    return Some(packet);
-                }
-            };
-            // What follows in a later fragment is not a header.
-            if later {
-                packet.transport = Transport::Fragment;
-                return Some(packet);
-            }
-            above = bytes.veil(above + len);
+        let len = u32::from(len);
+        match protocol {
+            ROUTING => ((len + 1) * 8, STEERED),
+            AUTHENTICATION => ((len + 2) * 4, 0),
+            FRAGMENT => match u16::from_be_bytes([hi, lo]) {
+                place if place & 0xfff8 != 0 => (8, LATER),
+                place if place & MORE != 0 => (8, FIRST),
+                _ => (8, 0),
+            },
+            _ => ((len + 1) * 8, 0),
         }
-        packet.steered = true;
-        Some(packet)
     }
 }
 
@@ -273,7 +297,7 @@ fn has_source_route(bytes: &impl Bytes, mut at: u32, end: u32) -> bool {
         let Some([kind]) = bytes.read::<1>(at) else {
             return false;
         };
-        at += match kind {
+        let len = match kind {
             END => return false,
             LOOSE | STRICT => return true,
             NOTHING => 1,
@@ -284,6 +308,7 @@ fn has_source_route(bytes: &impl Bytes, mut at: u32, end: u32) -> bool {
                 None => return false,
             },
         };
+        at = bytes.veil(at + len);
     }
     at < end
 }

@@ -107,8 +107,8 @@ impl Bytes for Buffer {
     }
 
     #[inline(always)]
-    fn veil(&self, offset: u32) -> u32 {
-        Veil::of(*self).word(offset)
+    fn veil(&self, number: u32) -> u32 {
+        Veil::of(*self).word(number)
     }
 }
 
@@ -151,12 +151,12 @@ pub(crate) fn judge(
     if sent.continues() {
         return Ok(());
     }
+    let netns = veil.long(netns.unwrap_or(NO_NETNS));
     // What is astray is judged without knowing.
-    let netns = netns.or((course == Course::Astray).then_some(NO_NETNS));
-    let Some(netns) = netns else {
+    if netns == NO_NETNS && course != Course::Astray {
         return Ok(());
-    };
-    sent.cgroup = origin.cgroup(buffer);
+    }
+    sent.cgroup = veil.long(cgroup(buffer));
     let verdict = match maps::settings() {
         Some(settings) => {
             let scope = maps::scope(netns);
@@ -170,7 +170,7 @@ pub(crate) fn judge(
         dst: packet.dst,
         port: packet.port,
     };
-    verdict.inspect_err(|bypass| tell(*bypass, target, origin.maker(sent.cgroup), netns))
+    verdict.inspect_err(|bypass| tell(buffer, *bypass, target, sent.cgroup, netns))
 }
 
 /// As [`judge`], for a frame in which no packet can be read.
@@ -188,7 +188,7 @@ pub(crate) fn judge_unread(
         sender if is_own => sender,
         sender => sender.elsewhere(),
     };
-    let cgroup = origin.cgroup(buffer);
+    let cgroup = cgroup(buffer);
     let verdict = match maps::settings() {
         Some(settings) => decide_unread(settings, maps::scope(netns), sender, cgroup, frame),
         None => Err(Bypass::Frame),
@@ -198,12 +198,14 @@ pub(crate) fn judge_unread(
         dst: Addr::UNSPECIFIED,
         port: Port::NONE,
     };
-    verdict.inspect_err(|bypass| tell(*bypass, target, origin.maker(cgroup), netns))
+    verdict.inspect_err(|bypass| tell(buffer, *bypass, target, cgroup, netns))
 }
 
+/// Its socket is looked for again, so that nothing of it needs to be kept on every way to here.
 #[inline(always)]
-fn tell(bypass: Bypass, target: Target, maker: Caller, netns: u64) {
+fn tell(buffer: Buffer, bypass: Bypass, target: Target, cgroup: u64, netns: u64) {
     count(bypass.counter());
+    let maker = Origin::of(buffer).maker(cgroup);
     // SAFETY: the helper takes nothing and only reads the clock.
     let now = unsafe { bpf_ktime_get_ns() };
     evidence::tell(bypass.counter(), target, maker, netns, now);
@@ -271,16 +273,6 @@ impl Origin {
         sender == Sender::Kernel && own != NO_NETNS && Some(own) == first_netns()
     }
 
-    /// Id of the cgroup of the packet's socket, 0 if it has none.
-    #[inline(always)]
-    fn cgroup(self, buffer: Buffer) -> u64 {
-        if self.socket.is_null() {
-            return 0;
-        }
-        // SAFETY: the helper accepts the context of a packet's program.
-        unsafe { bpf_skb_cgroup_id(buffer.skb) }
-    }
-
     /// Who made the socket, or what is known of it.
     #[inline(always)]
     fn maker(self, cgroup: u64) -> Caller {
@@ -294,6 +286,13 @@ impl Origin {
             },
         }
     }
+}
+
+/// Id of the cgroup of the packet's socket, 0 if it has none.
+#[inline(always)]
+fn cgroup(buffer: Buffer) -> u64 {
+    // SAFETY: the helper accepts the context of a packet's program.
+    unsafe { bpf_skb_cgroup_id(buffer.skb) }
 }
 
 /// The packet's socket, or null, and whether it has one that is not whole.
