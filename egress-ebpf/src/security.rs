@@ -7,7 +7,7 @@ use egress_common::{
     Counter, Member, ScopeConfig, SetOption, Settings, decide_family, decide_option, is_free_family,
 };
 
-use crate::{ALLOW, DENY, caller::caller, evidence, maps, packet::NO_NETNS};
+use crate::{ALLOW, caller::caller, evidence, maps, packet::NO_NETNS};
 
 /// Where the running kernel has each [`Member`]; set by the loader.
 #[unsafe(no_mangle)]
@@ -73,7 +73,7 @@ pub(crate) fn create(ctx: &LsmContext) -> i32 {
 #[inline(always)]
 pub(crate) fn setsockopt(ctx: &LsmContext) -> i32 {
     let Some((option, sock)) = option(ctx) else {
-        return DENY;
+        return evidence::refuse(Counter::RefuseOption, 0, caller(ctx), NO_NETNS);
     };
     if option.is_free() {
         return ALLOW;

@@ -1,5 +1,5 @@
-//! System calls as 32-bit programs make them (`int 0x80` on x86_64). The kernel asks fewer of its hooks about
-//! them, so that what is tried has to be tried in this way too.
+//! System calls as 32-bit programs make them: on x86_64, where a 64-bit program can (`int 0x80`). The kernel asks
+//! fewer of its hooks about them, so that what is tried has to be tried in this way too.
 
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -7,7 +7,7 @@ use std::os::fd::BorrowedFd;
 /// Sets an option of a socket to 1.
 ///
 /// # Errors
-/// The kernel's; `ENOSYS` where it has no such calls.
+/// The kernel's; `ENOSYS` where it has no such calls, or this machine no way to make them.
 pub fn set_option(socket: BorrowedFd<'_>, level: i32, option: i32) -> io::Result<()> {
     imp::set_option(socket, level, option)
 }
@@ -51,13 +51,16 @@ mod imp {
                 libc::_exit(i32::from(call(GETPID, [0; 5]) <= 0));
             }
             let mut status = 0;
+            if child < 0 {
+                return false;
+            }
             let mut wait = || libc::waitpid(child, &raw mut status, 0);
             let interrupted = || io::Error::last_os_error().kind() == io::ErrorKind::Interrupted;
             let mut ended = wait();
-            while ended < 0 && child > 0 && interrupted() {
+            while ended < 0 && interrupted() {
                 ended = wait();
             }
-            child > 0 && ended == child && libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 0
+            ended == child && libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 0
         }
     }
 

@@ -86,7 +86,8 @@ pub fn run(options: RunOptions) -> anyhow::Result<u8> {
         heartbeat: None,
         resolvers: resolvers::of_the_system()?,
         pins: None,
-        // No device of the machine's own namespace has a guard that they would lead past.
+        // What they would hold is open here all the same: no device of the machine's own namespace has a
+        // guard, and on kernels without the fix of CVE-2026-23319 coming and going is a risk.
         security_hooks: false,
         log: options.verbose,
     })?;

@@ -246,9 +246,17 @@ fn extension_headers_are_followed() {
         assert_eq!(above(&packet), to(443, true), "{from}");
         assert_eq!(packet.steered, from <= 2, "{from}");
     }
-    let endless: Vec<_> = (0..20).map(|_| (60, options(0))).collect();
-    let packet = read(&v6(&endless, TCP, &tcp(SYN)));
-    assert_eq!(packet.transport, Transport::Hidden);
+    for (len, followed) in [(8, true), (9, false), (20, false)] {
+        let chain: Vec<_> = (0..len).map(|_| (60, options(0))).collect();
+        let packet = read(&v6(&chain, TCP, &tcp(SYN)));
+        let found = packet.transport == Transport::Opens;
+        assert_eq!((found, packet.steered), (followed, !followed), "{len}");
+        let hidden = packet.transport == Transport::Hidden;
+        assert_eq!(hidden, !followed, "{len}");
+    }
+    let later = [(43, options(2)), (44, vec![0, 0, 0, 8, 0, 0, 0, 7])];
+    let packet = read(&v6(&later, TCP, &tcp(SYN)));
+    assert_eq!(packet.transport, Transport::Fragment);
     assert!(packet.steered);
 }
 

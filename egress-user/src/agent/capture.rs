@@ -45,6 +45,7 @@ pub use flows::{Claim, FlowRecord, Flows};
 pub use guard::{Guards, count_interfaces};
 pub use heartbeat::Heartbeat;
 pub use pins::{check_pins, cleanup};
+pub use programs::UNASKED;
 
 use cgroups::Captured;
 use kernel_types::Members;
@@ -136,18 +137,15 @@ impl Capture {
         let tcx = features::packet_netns();
         let hooks = match options.security_hooks {
             true => features::security_hooks(),
-            false => Err("nobody wants them".to_owned()),
+            false => Err("they are not wanted".to_owned()),
         };
         let members = hooks.as_ref().map(|hooks| hooks.members);
         let mut ebpf = load_object(options, tcx, members.unwrap_or_default())?;
         let settings = settings(options)?;
         let limit = options.heartbeat.unwrap_or_default();
         write_settings(&mut ebpf, heartbeat::beating(settings, limit))?;
-        let security = match hooks {
-            Ok(hooks) => programs::load_security(&mut ebpf, &hooks)?,
-            Err(why) => Err(why),
-        };
         programs::load(&mut ebpf)?;
+        let security = hooks.and_then(|hooks| programs::load_security(&mut ebpf, &hooks));
         Ok(Capture {
             scopes: take(&mut ebpf, maps::SCOPES)?,
             prefixes: take(&mut ebpf, maps::PREFIXES)?,
@@ -187,8 +185,9 @@ impl Capture {
     /// # Errors
     /// Says why it does not.
     pub fn security_hooks(&self) -> Result<(), &str> {
+        let unasked = self.cgroups.iter().any(Captured::is_unasked);
         match &self.security {
-            Ok(()) if !programs::has_security(&self.ebpf) => Err("the hooks cannot call programs"),
+            Ok(()) if unasked => Err("the kernel cannot be had to ask about a cgroup"),
             Ok(()) => Ok(()),
             Err(why) => Err(why),
         }

@@ -97,15 +97,15 @@ fn load(config: &CaptureConfig, cgroups: &Cgroup2, verbose: bool) -> anyhow::Res
         resolvers,
         heartbeat: Some(config.heartbeat),
         pins: config.pin.clone(),
-        security_hooks: true,
+        security_hooks: config.security_hooks,
         log: verbose,
     })?;
-    match capture.security_hooks() {
-        Err(why) if config.strict => {
-            tracing::warn!(why, "strict: packet sockets can be made all the same");
-        }
-        Err(why) => tracing::info!(why, "nothing is asked at the kernel's security hooks"),
-        Ok(()) => {}
+    if let (true, Err(why)) = (config.security_hooks, capture.security_hooks()) {
+        let unasked = capture::UNASKED;
+        tracing::warn!(
+            why,
+            "nothing is asked at the kernel's security hooks: {unasked}"
+        );
     }
     if verbose {
         capture.start_log()?;

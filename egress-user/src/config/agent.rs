@@ -94,6 +94,8 @@ pub struct CaptureOptions {
     pub destinations: Option<Vec<(IpNet, PrefixRule)>>,
     /// Whether sockets that nothing redirects are refused.
     pub strict: Option<bool>,
+    /// Whether the kernel is to ask at its security hooks too.
+    pub security_hooks: Option<bool>,
     /// What becomes of connections from before the capture.
     pub existing: Option<ExistingAction>,
     /// Name servers that may be asked where other ports are refused.
@@ -146,6 +148,8 @@ pub struct CaptureConfig {
     pub destinations: Vec<(IpNet, PrefixRule)>,
     /// Whether sockets that nothing redirects are refused.
     pub strict: bool,
+    /// Whether the kernel is to ask at its security hooks too, where it does.
+    pub security_hooks: bool,
     /// What becomes of connections to captured ports from before the capture.
     pub existing: ExistingAction,
     /// Name servers that may be asked where other ports are refused; those of the
@@ -212,6 +216,7 @@ impl CaptureOptions {
             other_ports: self.other_ports.or(file.other_ports),
             destinations: self.destinations.or(file.destinations),
             strict: self.strict.or(file.strict),
+            security_hooks: self.security_hooks.or(file.security_hooks),
             existing: self.existing.or(file.existing),
             resolvers: self.resolvers.or(file.resolvers),
             unregistered: self.unregistered.or(file.unregistered),
@@ -243,6 +248,7 @@ impl CaptureOptions {
             other_ports: self.other_ports.unwrap_or(Fallback::Refuse),
             destinations: self.destinations.unwrap_or_default(),
             strict: self.strict.unwrap_or(false),
+            security_hooks: self.security_hooks.unwrap_or(true),
             existing: self.existing.unwrap_or_default(),
             resolvers: self.resolvers,
             unregistered: self.unregistered.unwrap_or(Fallback::Refuse),
@@ -328,6 +334,7 @@ fn read_capture(map: &Map<'_>) -> Option<CaptureOptions> {
         other_ports: map.optional("other_ports", |value| value.one_of(FALLBACKS)),
         destinations: map.optional("destinations", destinations::read),
         strict: map.optional("strict", Value::boolean),
+        security_hooks: map.optional("security_hooks", Value::boolean),
         existing: map.optional("existing", |value| value.one_of(EXISTING)),
         resolvers: map.optional("resolvers", |value| value.list(Value::ip_addr)),
         unregistered: map.optional("unregistered", |value| value.one_of(FALLBACKS)),

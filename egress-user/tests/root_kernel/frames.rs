@@ -75,13 +75,7 @@ fn nothing_unreadable_leaves_a_closed_or_strict_scope() {
         });
         let mut events = world.capture.events().unwrap();
         let tap = world.place.origin.tap();
-        // In a strict scope packet sockets are of others, or from before.
-        let script = every_cover().then(arp("control"));
-        let client = match strict {
-            true => world.place.start_outside(&script),
-            false => world.start(&script),
-        };
-        let mut outcomes = client.outcomes();
+        let mut outcomes = world.run(&every_cover().then(arp("control")));
         assert_eq!(arrived(&tap), 0);
         assert_eq!(
             outcomes.pop(),
@@ -93,8 +87,7 @@ fn nothing_unreadable_leaves_a_closed_or_strict_scope() {
         let event = events.take().unwrap();
         assert_eq!(event.reason, "drop_frame");
         assert_eq!((event.protocol, event.original_dst), (0, None));
-        let own = world.cgroup.id().unwrap();
-        assert_eq!(event.cgroup == own, !strict, "{event:?}");
+        assert_eq!(event.cgroup, world.cgroup.id().unwrap());
         assert_eq!(event.netns, world.place.cookie.get());
     }
 }

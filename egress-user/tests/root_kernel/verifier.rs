@@ -16,6 +16,7 @@ fn the_programs_are_verified_in_few_steps() {
         security_hooks: true,
         ..options()
     };
+    crate::strict::keep_hooks();
     let mut world = World::with(&options, |_| {});
     let netns = Netns::at(world.place.workload.path()).unwrap();
     assert_eq!(world.capture.guard_interfaces(&netns).unwrap(), ["eth0"]);

@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 
 use aya::Ebpf;
 
+use tracing::warn;
+
 use super::link::Link;
 use super::{Capture, CaptureError, programs};
 use crate::cgroup::Cgroup2;
@@ -16,6 +18,8 @@ use crate::cgroup::Cgroup2;
 pub(super) struct Captured {
     path: PathBuf,
     directory: File,
+    /// Whether the kernel could not be had to ask about it at its security hooks.
+    unasked: bool,
 }
 
 /// Whether programs can be attached to what is at `path`.
@@ -36,6 +40,7 @@ impl Captured {
             Ok(stat) if stat.f_type == libc::CGROUP2_SUPER_MAGIC => Ok(Captured {
                 path: path.to_owned(),
                 directory,
+                unasked: false,
             }),
             _ => Err(CaptureError::NotCgroup2 {
                 path: path.to_owned(),
@@ -44,8 +49,23 @@ impl Captured {
         }
     }
 
-    fn attach(&self, ebpf: &mut Ebpf) -> Result<Vec<(String, Link)>, CaptureError> {
-        programs::attach(ebpf, &self.directory, &self.path)
+    fn attach(&mut self, ebpf: &Ebpf) -> Result<Vec<(String, Link)>, CaptureError> {
+        let mut links = programs::attach(ebpf, &self.directory, &self.path)?;
+        let security = programs::attach_security(ebpf, &self.directory);
+        self.unasked = security.is_err();
+        match security {
+            Ok(security) => links.extend(security),
+            Err(error) => warn!(
+                cgroup = %self.path.display(), %error,
+                "the kernel cannot ask at its security hooks: {}", programs::UNASKED
+            ),
+        }
+        Ok(links)
+    }
+
+    /// Whether the kernel could not be had to ask about it at its security hooks.
+    pub(super) fn is_unasked(&self) -> bool {
+        self.unasked
     }
 
     /// Whether no cgroup has its path.
@@ -69,8 +89,8 @@ impl Capture {
     /// Fails when `cgroup` is not a cgroup v2 directory, or the kernel refuses; nothing is
     /// attached then.
     pub fn attach(&mut self, cgroup: &Path) -> Result<(), CaptureError> {
-        let captured = Captured::at(cgroup)?;
-        self.links.extend(captured.attach(&mut self.ebpf)?);
+        let mut captured = Captured::at(cgroup)?;
+        self.links.extend(captured.attach(&self.ebpf)?);
         self.cgroups.push(captured);
         Ok(())
     }
@@ -96,8 +116,8 @@ impl Capture {
         let mut followed = Vec::new();
         for captured in &mut self.cgroups {
             if captured.is_another() {
-                let anew = Captured::at(&captured.path)?;
-                self.links.extend(anew.attach(&mut self.ebpf)?);
+                let mut anew = Captured::at(&captured.path)?;
+                self.links.extend(anew.attach(&self.ebpf)?);
                 followed.push(anew.path.clone());
                 *captured = anew;
             }
@@ -123,8 +143,8 @@ impl Capture {
     /// # Errors
     /// As [`attach`](Self::attach) and [`pin`](Self::pin).
     pub fn reclaim(&mut self, dir: &Path) -> Result<(), CaptureError> {
-        for captured in &self.cgroups {
-            self.links.extend(captured.attach(&mut self.ebpf)?);
+        for captured in &mut self.cgroups {
+            self.links.extend(captured.attach(&self.ebpf)?);
         }
         self.pin_links(dir)?;
         self.guards.begin_anew();
@@ -141,7 +161,8 @@ impl Capture {
                 faults.push(format!("the cgroup {path} is not there any more"));
                 continue;
             }
-            let missing = programs::missing(&self.ebpf, &captured.directory).into_iter();
+            let missing = programs::missing(&self.ebpf, &captured.directory, !captured.unasked);
+            let missing = missing.into_iter();
             faults.extend(
                 missing.map(|name| format!("the kernel program {name} is not attached to {path}")),
             );

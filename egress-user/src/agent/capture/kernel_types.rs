@@ -187,47 +187,65 @@ mod tests {
         );
     }
 
+    /// A description of these types and strings.
+    fn described(types: &[u8], strings: &[u8]) -> KernelTypes {
+        let [types_len, strings_len] =
+            [types, strings].map(|section| u32::try_from(section.len()).unwrap());
+        let header = [24, 0, types_len, types_len, strings_len].map(u32::to_ne_bytes);
+        let parts = [
+            MAGIC.as_slice(),
+            &VERSION,
+            header.as_flattened(),
+            types,
+            strings,
+        ];
+        KernelTypes {
+            bytes: parts.concat(),
+        }
+    }
+
+    fn words(words: &[[u32; 3]]) -> Vec<u8> {
+        let all = words.iter().flatten();
+        all.flat_map(|word| word.to_ne_bytes()).collect()
+    }
+
     #[test]
     fn a_function_alone_keeps_its_number() {
-        let name = "bpf_lsm_socket_create";
-        let bytes = this_kernel().function_alone(name).unwrap();
-        let endian = if cfg!(target_endian = "big") {
-            Endianness::Big
-        } else {
-            Endianness::Little
-        };
-        Btf::parse(&bytes, endian).unwrap();
-        let id = |types: &KernelTypes| {
+        let types = words(&[
+            [0, KIND_FWD << 24, 0],
+            // An enumeration of the same name is another thing.
+            [1, 6 << 24, 0],
+            [3, KIND_FUNC << 24, 1],
+            [1, KIND_FUNC << 24, 1],
+        ]);
+        let types = described(&types, b"\0a_b\0");
+        let id = |types: &KernelTypes, name| {
             let mut all = types.types().unwrap();
             all.find(|(_, each)| each.kind() == KIND_FUNC && types.is_named(each.name, name))
                 .map(|(id, _)| id)
         };
-        let alone = KernelTypes { bytes };
-        assert_eq!(id(&alone), id(&this_kernel()));
-        assert!(id(&alone).is_some());
+        for (name, number) in [("b", 3), ("a_b", 4)] {
+            let alone = types.function_alone(name).unwrap();
+            let endian = if cfg!(target_endian = "big") {
+                Endianness::Big
+            } else {
+                Endianness::Little
+            };
+            Btf::parse(&alone, endian).unwrap();
+            assert_eq!(id(&KernelTypes { bytes: alone }, name), Some(number));
+        }
+        assert_eq!(types.function_alone("a"), None);
     }
 
     #[test]
     fn a_member_is_found_behind_bit_fields_and_a_part_of_its_name() {
-        let strings = b"\0socket\0sk_more\0sk\0";
-        let types: Vec<u8> = [
-            // socket, a structure with bit fields and two members, of 16 bytes.
+        // A structure with bit fields and two members, of 16 bytes.
+        let types = words(&[
             [1, 1 << 31 | KIND_STRUCT << 24 | 2, 16],
             [8, 0, 3 << 24 | 8],
             [16, 0, 64],
-        ]
-        .concat()
-        .into_iter()
-        .flat_map(u32::to_ne_bytes)
-        .collect();
-        let [types_len, strings_len] =
-            [types.len(), strings.len()].map(|len| u32::try_from(len).unwrap());
-        let header = [24, 0, types_len, types_len, strings_len];
-        let mut bytes = [MAGIC, VERSION].concat();
-        bytes.extend(header.into_iter().flat_map(u32::to_ne_bytes));
-        bytes.extend(types);
-        bytes.extend(strings);
-        let types = KernelTypes { bytes };
+        ]);
+        let types = described(&types, b"\0socket\0sk_more\0sk\0");
         let (_, socket) = types.types().unwrap().next().unwrap();
         assert_eq!(types.offset(&socket, "sk"), Some(8));
         assert_eq!(types.offset(&socket, "sk_more"), None, "a bit field");
@@ -236,13 +254,23 @@ mod tests {
     }
 
     proptest! {
+        /// Of whatever kinds, with whatever names, however short.
         #[test]
-        fn whatever_the_bytes_are_there_is_an_answer(bytes: Vec<u8>, cut in 0usize..4096) {
-            let types = KernelTypes { bytes };
+        fn whatever_is_described_there_is_an_answer(
+            kinds in proptest::collection::vec((0u32..24, 0u32..4, 0u32..40), 0..40),
+            noise: Vec<u8>,
+            cut in 0usize..2048,
+        ) {
+            let types: Vec<[u32; 3]> = kinds
+                .into_iter()
+                .map(|(kind, many, name)| [name, kind << 24 | many, 8])
+                .collect();
+            let strings = b"\0socket\0sk\0type\0net\0net_cookie\0nsproxy\0";
+            let mut types = described(&[words(&types), noise].concat(), strings);
             prop_assert_eq!(types.members(), None);
-            let mut own = this_kernel().bytes;
-            own.truncate(cut);
-            prop_assert_eq!(KernelTypes { bytes: own }.members(), None);
+            let _found = types.function_alone("socket");
+            types.bytes.truncate(cut);
+            prop_assert_eq!(types.members(), None);
         }
     }
 }

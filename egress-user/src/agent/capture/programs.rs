@@ -8,7 +8,6 @@ use std::path::Path;
 
 use aya::programs::{Program, ProgramError};
 use aya::{Btf, Ebpf, Endianness};
-use tracing::warn;
 
 use super::CaptureError;
 use super::error;
@@ -31,8 +30,7 @@ pub(super) const PROGRAMS: [(&str, Hook); 10] = [
     ("egress_packet", Hook::Packet),
 ];
 
-/// Those that not every kernel asks, with the names of the security hooks. They only refuse, so that
-/// they may stand before all others.
+/// Those that not every kernel asks, with the names of the security hooks.
 const SECURITY: [(&str, &str); 2] = [
     ("egress_family", "socket_create"),
     ("egress_option", "socket_setsockopt"),
@@ -50,11 +48,12 @@ pub(super) fn has_security(ebpf: &Ebpf) -> bool {
     programs.all(|(name, _)| descriptor(ebpf, name).is_ok())
 }
 
-/// Those that are loaded.
-fn loaded(ebpf: &Ebpf) -> impl Iterator<Item = (&'static str, Hook)> {
-    let security = SECURITY.into_iter().map(|(name, _)| (name, Hook::Security));
-    let all = security.chain(PROGRAMS);
-    all.filter(|(name, _)| descriptor(ebpf, name).is_ok())
+/// Those that are attached to a cgroup, of the security hooks or else.
+fn wanted(ebpf: &Ebpf, security: bool) -> impl Iterator<Item = (&'static str, Hook)> {
+    let security = has_security(ebpf) && security;
+    let names = SECURITY.into_iter().filter(move |_| security);
+    let hooks = names.map(|(name, _)| (name, Hook::Security));
+    PROGRAMS.into_iter().chain(hooks)
 }
 
 /// The name of the pin of a program's link to the cgroup with the number `cgroup`.
@@ -96,11 +95,11 @@ pub(super) fn load(ebpf: &mut Ebpf) -> Result<(), CaptureError> {
     Ok(())
 }
 
-/// Loads those of the security hooks, or says why the kernel does not take them.
-pub(super) fn load_security(
-    ebpf: &mut Ebpf,
-    hooks: &SecurityHooks,
-) -> Result<Result<(), String>, CaptureError> {
+/// Loads those of the security hooks.
+///
+/// # Errors
+/// Says why there are none: the kernel has no such hook, or takes no program for it.
+pub(super) fn load_security(ebpf: &mut Ebpf, hooks: &SecurityHooks) -> Result<(), String> {
     const NATIVE: Endianness = if cfg!(target_endian = "big") {
         Endianness::Big
     } else {
@@ -109,65 +108,26 @@ pub(super) fn load_security(
 
     for (name, hook) in SECURITY {
         let Some(Program::LsmCgroup(program)) = ebpf.program_mut(name) else {
-            return Err(CaptureError::WrongObject { missing: name });
+            return Err(format!("there is no kernel program {name}"));
         };
         let function = hooks.types.function_alone(&format!("bpf_lsm_{hook}"));
-        let types = Btf::parse(&function.unwrap_or_default(), NATIVE);
-        let loaded = types
+        let function = function.ok_or_else(|| format!("the kernel has no hook {hook}"))?;
+        let types = Btf::parse(&function, NATIVE);
+        types
             .map_err(ProgramError::from)
-            .and_then(|types| program.load(hook, &types));
-        match loaded {
-            Ok(()) => {}
-            Err(error) if has_no_such(&error) => {
-                unload_security(ebpf);
-                return Ok(Err(format!(
-                    "the kernel takes no program for {hook}: {error}"
-                )));
-            }
-            Err(error) => return Err(error::load(name, error)),
-        }
+            .and_then(|types| program.load(hook, &types))
+            .map_err(|error| {
+                let error = anyhow::Error::new(error::load(name, error));
+                format!("the kernel takes no program for {hook}: {error:#}")
+            })?;
     }
-    Ok(Ok(()))
-}
-
-/// Whether the kernel refused a program before it read it, since it has none of the kind.
-fn has_no_such(error: &ProgramError) -> bool {
-    match error {
-        ProgramError::LoadError {
-            io_error,
-            verifier_log,
-        } => {
-            let errnos = [libc::EPERM, libc::EINVAL, ENOTSUPP];
-            let unread = verifier_log.to_string().trim().is_empty();
-            unread && errnos.map(Some).contains(&io_error.raw_os_error())
-        }
-        _ => false,
-    }
-}
-
-/// The kernel's own, which programs are not meant to see.
-const ENOTSUPP: i32 = 524;
-
-/// Whether the kernel took the programs, but cannot have a hook call them: it was built without what
-/// that takes, or other programs have all of its places.
-fn cannot_call(error: &io::Error) -> bool {
-    let errnos = [libc::EBUSY, libc::E2BIG, ENOTSUPP];
-    errnos.map(Some).contains(&error.raw_os_error())
-}
-
-fn unload_security(ebpf: &mut Ebpf) {
-    for (name, _) in SECURITY {
-        if let Some(Program::LsmCgroup(program)) = ebpf.program_mut(name) {
-            // One that is not loaded is no matter.
-            let _unloaded = program.unload();
-        }
-    }
+    Ok(())
 }
 
 /// Attaches every program to the cgroup at `path`, opened as `directory`. Gives the links, each
 /// with the name of its pin.
 pub(super) fn attach(
-    ebpf: &mut Ebpf,
+    ebpf: &Ebpf,
     directory: &File,
     path: &Path,
 ) -> Result<Vec<(String, Link)>, CaptureError> {
@@ -177,30 +137,33 @@ pub(super) fn attach(
             path: path.to_owned(),
             source,
         })?;
-    let mut links = Vec::new();
-    let mut uncalled = None;
-    for (name, hook) in loaded(ebpf) {
-        let link =
-            descriptor(ebpf, name).and_then(|program| Link::to_cgroup(program, directory, hook));
-        match link {
-            Ok(link) => links.push((pin_name(name, cgroup.ino()), link)),
-            Err(error) if hook == Hook::Security && cannot_call(&error) => uncalled = Some(error),
-            Err(error) => return Err(error::attach(name, path, error)),
-        }
+    wanted(ebpf, false)
+        .map(|(name, hook)| {
+            let link = descriptor(ebpf, name)
+                .and_then(|program| Link::to_cgroup(program, directory, hook))
+                .map_err(|error| error::attach(name, path, error))?;
+            Ok((pin_name(name, cgroup.ino()), link))
+        })
+        .collect()
+}
+
+/// Attaches those of the security hooks to the cgroup that is open as `directory`: all that are loaded,
+/// or none. A kernel that took them may still have no way to call them, or no place for more.
+pub(super) fn attach_security(ebpf: &Ebpf, directory: &File) -> io::Result<Vec<(String, Link)>> {
+    if !has_security(ebpf) {
+        return Ok(Vec::new());
     }
-    if let Some(error) = uncalled {
-        warn!(
-            cgroup = %path.display(), %error,
-            "the kernel's security hooks cannot ask: {UNASKED}"
-        );
-        unload_security(ebpf);
-    }
-    Ok(links)
+    let cgroup = directory.metadata()?.ino();
+    let attach = |(name, _): (&'static str, _)| {
+        let link = Link::to_cgroup(descriptor(ebpf, name)?, directory, Hook::Security)?;
+        Ok((pin_name(name, cgroup), link))
+    };
+    SECURITY.into_iter().map(attach).collect()
 }
 
 /// What follows where nothing is asked at the security hooks.
-pub(super) const UNASKED: &str = "packet sockets are made in a strict scope too, and options that \
-                                  32-bit system calls set are not refused";
+pub const UNASKED: &str = "packet sockets, and those of families that are not IP's, such as AF_VSOCK, are made in \
+                                  every scope, and options that 32-bit system calls set are not refused";
 
 /// As [`attach`], for as long as the cgroup is there.
 pub(super) fn attach_to_stay(
@@ -208,7 +171,7 @@ pub(super) fn attach_to_stay(
     directory: &File,
     path: &Path,
 ) -> Result<(), CaptureError> {
-    loaded(ebpf).try_for_each(|(name, hook)| {
+    wanted(ebpf, false).try_for_each(|(name, hook)| {
         descriptor(ebpf, name)
             .and_then(|program| link::to_stay(program, directory, hook))
             .map_err(|error| error::attach(name, path, error))
@@ -216,15 +179,16 @@ pub(super) fn attach_to_stay(
 }
 
 /// The programs that are not attached to the cgroup that is open as `directory`, by the kernel's
-/// word. Those of which it says nothing count as not attached.
-pub(super) fn missing(ebpf: &Ebpf, directory: &File) -> Vec<&'static str> {
+/// word. Those of which it says nothing count as not attached. `security` says whether those of the
+/// security hooks were.
+pub(super) fn missing(ebpf: &Ebpf, directory: &File, security: bool) -> Vec<&'static str> {
     let is_missing = |(name, hook): &(&'static str, Hook)| {
         let id = ebpf.program(name).and_then(|program| program.info().ok());
         let id = id.map(|info| info.id());
         let attached = link::attached(directory, *hook).unwrap_or_default();
         id.is_none_or(|id| !attached.contains(&id))
     };
-    let missing = loaded(ebpf).filter(is_missing);
+    let missing = wanted(ebpf, security).filter(is_missing);
     missing.map(|(name, _)| name).collect()
 }
 

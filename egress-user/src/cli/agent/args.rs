@@ -204,6 +204,7 @@ impl From<AgentArgs> for AgentOptions {
                 other_ports: args.other_ports,
                 destinations: None,
                 strict: args.strict.then_some(true),
+                security_hooks: None,
                 existing: args.existing,
                 resolvers: args.resolvers,
                 unregistered: args.unregistered,
