@@ -405,4 +405,4 @@ const fn segment(flags: u8) -> Transport {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -71,17 +71,9 @@ mod tests {
     extern crate std;
 
     use super::*;
+    use crate::packet::tests::Slice;
     use crate::{EXEMPT_CGROUPS, Port};
     use std::vec::Vec;
-
-    struct Slice<'a>(&'a [u8]);
-
-    impl Bytes for Slice<'_> {
-        fn read<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {
-            let rest = self.0.get(usize::try_from(offset).unwrap()..)?;
-            rest.first_chunk::<N>().copied()
-        }
-    }
 
     const ARP: [u8; 10] = [8, 6, 0, 1, 8, 0, 6, 4, 0, 1];
 

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use std::vec;
 use std::vec::Vec;
 
-struct Slice<'a>(&'a [u8]);
+pub(crate) struct Slice<'a>(pub(crate) &'a [u8]);
 
 impl Bytes for Slice<'_> {
     fn read<const N: usize>(&self, offset: u32) -> Option<[u8; N]> {

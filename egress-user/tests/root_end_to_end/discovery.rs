@@ -234,9 +234,19 @@ fn the_self_test_passes_below_a_running_agent() {
         .arg(world.cgroup.path())
         .output()
         .unwrap();
-    assert!(output.status.success(), "{output:?}");
     let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
-    assert_eq!(report["failed"], 0, "{report:#}");
+    let checks = report["checks"].as_array().unwrap().iter();
+    let wrong =
+        checks.filter(|check| check["verdict"] != "pass" && check["verdict"] != "not_tried");
+    let wrong: Vec<_> = wrong.map(|check| check["what"].as_str().unwrap()).collect();
+    // Of what its kernel does not ask about an agent warns.
+    let warning = "nothing is asked at the kernel's security hooks";
+    let unasked = world.deployment.agent.output().contains(warning);
+    let expected = ["packet socket past it, 32 bits"]
+        .into_iter()
+        .filter(|_| unasked);
+    assert_eq!(wrong, expected.collect::<Vec<_>>(), "{report:#}");
+    assert_eq!(output.status.code(), Some(unasked.into()), "{output:?}");
     assert!(report["passed"].as_u64().unwrap() > 30, "{report:#}");
 
     let records = world.finish();

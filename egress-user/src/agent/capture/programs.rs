@@ -48,14 +48,6 @@ pub(super) fn has_security(ebpf: &Ebpf) -> bool {
     programs.all(|(name, _)| descriptor(ebpf, name).is_ok())
 }
 
-/// Those that are attached to a cgroup, of the security hooks or else.
-fn wanted(ebpf: &Ebpf, security: bool) -> impl Iterator<Item = (&'static str, Hook)> {
-    let security = has_security(ebpf) && security;
-    let names = SECURITY.into_iter().filter(move |_| security);
-    let hooks = names.map(|(name, _)| (name, Hook::Security));
-    PROGRAMS.into_iter().chain(hooks)
-}
-
 /// The name of the pin of a program's link to the cgroup with the number `cgroup`.
 fn pin_name(program: &str, cgroup: u64) -> String {
     format!("{program}_{cgroup:x}")
@@ -137,7 +129,8 @@ pub(super) fn attach(
             path: path.to_owned(),
             source,
         })?;
-    wanted(ebpf, false)
+    PROGRAMS
+        .into_iter()
         .map(|(name, hook)| {
             let link = descriptor(ebpf, name)
                 .and_then(|program| Link::to_cgroup(program, directory, hook))
@@ -171,7 +164,7 @@ pub(super) fn attach_to_stay(
     directory: &File,
     path: &Path,
 ) -> Result<(), CaptureError> {
-    wanted(ebpf, false).try_for_each(|(name, hook)| {
+    PROGRAMS.into_iter().try_for_each(|(name, hook)| {
         descriptor(ebpf, name)
             .and_then(|program| link::to_stay(program, directory, hook))
             .map_err(|error| error::attach(name, path, error))
@@ -188,7 +181,10 @@ pub(super) fn missing(ebpf: &Ebpf, directory: &File, security: bool) -> Vec<&'st
         let attached = link::attached(directory, *hook).unwrap_or_default();
         id.is_none_or(|id| !attached.contains(&id))
     };
-    let missing = wanted(ebpf, security).filter(is_missing);
+    let security = security && has_security(ebpf);
+    let hooks = SECURITY.into_iter().filter(|_| security);
+    let hooks = hooks.map(|(name, _)| (name, Hook::Security));
+    let missing = PROGRAMS.into_iter().chain(hooks).filter(is_missing);
     missing.map(|(name, _)| name).collect()
 }
 
