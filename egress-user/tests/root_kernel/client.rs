@@ -84,8 +84,6 @@ pub(crate) enum Step {
     FillOptionMemory,
     /// Sets an option of a packet socket to 1.
     PacketOption(i32),
-    /// As above, by a system call of a 32-bit program.
-    PacketOption32(i32),
     /// Connects again and again until the test says go on; refusals are as good as connections.
     Hammer(SocketAddr),
 }
@@ -326,7 +324,6 @@ fn take(socket: &Socket, step: &Step) -> io::Result<Outcome> {
         }
         Step::FillOptionMemory => crate::craft::fill_option_memory(socket)?,
         Step::PacketOption(option) => crate::craft::packet_option(*option)?,
-        Step::PacketOption32(option) => crate::craft::packet_option_32(*option)?,
         Step::PeerName => return address(&socket.peer_addr()?),
         Step::LocalName => return address(&socket.local_addr()?),
         Step::Pause => {

@@ -33,7 +33,9 @@ pub(crate) enum Way {
     RawUnversioned,
     /// A packet socket that is given the whole frame, and told the truth about it.
     Frame,
-    /// As above, with a VLAN tag, and the kernel is told that it is something else.
+    /// As [`Frame`](Self::Frame), past the device's queue: told so by a system call of a 32-bit program.
+    FramePastQueue,
+    /// As `Frame`, with a VLAN tag, and the kernel is told that it is something else.
     TaggedFrame,
 }
 
@@ -77,6 +79,12 @@ impl Craft {
                 self.send_raw(libc::IPPROTO_RAW, &packet)
             }
             Way::Frame => self.send_frame(&[], self.ether()),
+            Way::FramePastQueue => {
+                let socket = packet_socket(0)?;
+                compat::set_option(socket.as_fd(), SOL_PACKET, PACKET_QDISC_BYPASS)?;
+                let bytes = [self.ether().to_be_bytes().as_slice(), &self.packet()].concat();
+                send_frame_by(&socket, &bytes, self.ether())
+            }
             Way::TaggedFrame => self.send_frame(&[0x81, 0, 0, 5], 0x1234),
         }
     }
@@ -172,7 +180,7 @@ impl Craft {
                 // The kernel fills in whose they are.
                 let source = match self.way {
                     Way::RawHeader | Way::RawUnversioned => [0; 4],
-                    Way::Raw | Way::Frame | Way::TaggedFrame => [192, 0, 2, 2],
+                    _ => [192, 0, 2, 2],
                 };
                 let rest = [64, self.protocol(), 0, 0];
                 [
@@ -204,7 +212,10 @@ impl Craft {
 /// Sends a frame to everybody on eth0, with these bytes behind both addresses, of which the kernel
 /// is told that they are of a type.
 pub(crate) fn send_frame(bytes: &[u8], told: u16) -> io::Result<()> {
-    let socket = packet_socket(0)?;
+    send_frame_by(&packet_socket(0)?, bytes, told)
+}
+
+fn send_frame_by(socket: &Socket, bytes: &[u8], told: u16) -> io::Result<()> {
     let frame = [&[0xff; 6], [2; 6].as_slice(), bytes].concat();
     // SAFETY: a string that ends with a zero.
     let index = unsafe { libc::if_nametoindex(c"eth0".as_ptr()) };
@@ -247,11 +258,6 @@ pub(crate) fn tun_device(kind: libc::c_int) -> File {
 /// Sets an option of a packet socket.
 pub(crate) fn packet_option(option: i32) -> io::Result<()> {
     set_option(&packet_socket(0)?, SOL_PACKET, option)
-}
-
-/// As above, by a system call of a 32-bit program.
-pub(crate) fn packet_option_32(option: i32) -> io::Result<()> {
-    compat::set_option(packet_socket(0)?.as_fd(), SOL_PACKET, option)
 }
 
 /// Sets an option of a socket to 1.

@@ -8,7 +8,7 @@ use egress_user::agent::capture::{Capture, CaptureOptions, Fallback, Scope, clea
 use egress_user::netns::Netns;
 
 use crate::client::{Outcome, Script, Step, TCP, UDP};
-use crate::craft::{Above, Craft, PACKET_QDISC_BYPASS, Way};
+use crate::craft::{Above, Craft, PACKET_QDISC_BYPASS, SYN, Way};
 use crate::world::{Place, World, attached, options};
 
 const INET: i32 = libc::AF_INET;
@@ -287,30 +287,42 @@ fn the_option_that_passes_the_guard_is_refused() {
     assert_eq!(outside, [Outcome::Done]);
 }
 
-/// About these calls the kernel asks at its security hooks alone.
+/// About these calls the kernel asks at its security hooks alone. Where it does not, or of others, the
+/// frame arrives, which shows that the way is one.
 #[test]
 fn nor_may_it_be_set_by_a_32_bit_system_call() {
     let mut world = hooked(|_| {});
+    let netns = Netns::at(world.place.workload.path()).unwrap();
+    world.capture.guard_interfaces(&netns).unwrap();
     let mut events = world.capture.events().unwrap();
     let asks = asks(&world);
-    let script = Script::new(false, TCP).then(Step::PacketOption32(PACKET_QDISC_BYPASS));
-    let outcomes = world.run(&script);
+    let tap = world.place.origin.tap();
+    let frame = |text: &str| {
+        Script::new(false, TCP).then(Step::Craft(Craft {
+            way: Way::FramePastQueue,
+            dst: "192.0.2.1:443".parse().unwrap(),
+            above: Above::Tcp(SYN),
+            text: text.to_owned(),
+        }))
+    };
+    let outcomes = world.run(&frame("bypass"));
     if outcomes == [Outcome::Failed(libc::ENOSYS)] {
         assert!(!must_ask(), "the guests have 32-bit system calls");
         return;
     }
+    let outside = world.place.start_outside(&frame("control")).outcomes();
+    assert_eq!(outside, [Outcome::Done]);
+    let seen = tap.seen(&["bypass"], "control");
+    assert_eq!(world.counter("refuse_option"), u64::from(asks));
     if asks {
-        assert_eq!(outcomes, [Outcome::REFUSED]);
+        assert_eq!((outcomes, seen), (vec![Outcome::REFUSED], vec![]));
         let event = events.take().unwrap();
         assert_eq!(event.reason, "refuse_option");
         assert_eq!(event.process.unwrap().comm, "egress-client");
         assert_eq!(event.netns, world.place.cookie.get());
     } else {
-        assert_eq!(outcomes, [Outcome::Done]);
+        assert_eq!((outcomes, seen), (vec![Outcome::Done], vec!["bypass"]));
     }
-    assert_eq!(world.counter("refuse_option"), u64::from(asks));
-    let outside = world.place.start_outside(&script).outcomes();
-    assert_eq!(outside, [Outcome::Done]);
 }
 
 /// A socket that has it from before the capture would keep it.
